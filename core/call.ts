@@ -1,0 +1,57 @@
+import type { AimoError } from "./error.ts";
+import type { Headers, Receipt } from "./frame.ts";
+
+/** What a client may do: make calls, read about the node, administer it. */
+export type Scope = "call" | "read" | "admin";
+
+/** Where a request came from. Never crosses a link. */
+export interface Origin {
+  readonly kind: "client" | "peer" | "local";
+  /** The frontend or transport it came through: `http`, `stream`, … */
+  readonly via: string;
+  readonly address?: string;
+  /** Peer id, for `kind: "peer"`: proven by the link, not claimed. */
+  readonly peer?: string;
+  /** All client headers, the key among them. They stay here: only an allow-list reaches `request.headers`. */
+  readonly headers: Readonly<Headers>;
+  /** Who it is; set by a guard, read by limits, ledger, logs. */
+  client?: string;
+}
+
+/** One try at one target. Times are Unix ms. */
+export interface Attempt {
+  /** `peer/provider/model` */
+  readonly target: string;
+  /** The transport that carried it; absent for a local target. */
+  readonly link?: string;
+  readonly startedAt: number;
+  readonly firstChunkAt?: number;
+  readonly endedAt?: number;
+  readonly error?: AimoError;
+}
+
+/** One request's life on this node. Never crosses a link. */
+export interface Call {
+  /** The request's id. */
+  readonly id: string;
+  readonly origin: Origin;
+  /** Unix ms. */
+  readonly startedAt: number;
+  /** Unix ms; absent when there is no total timeout. */
+  readonly deadline?: number;
+  /** In a handler: aborts when this attempt is given up or the call ends. Elsewhere: when the call ends. */
+  readonly signal: AbortSignal;
+  readonly attempts: readonly Attempt[];
+  /** Chunks and body bytes that were passed to the client so far. */
+  readonly chunks: number;
+  readonly bytes: number;
+  /** Added to the head of the answer (X-Aimo-…, RateLimit). */
+  readonly headers: Headers;
+}
+
+/** How a call ended, told exactly once. */
+export interface Outcome {
+  readonly status: "ok" | "error" | "cancelled";
+  readonly error?: AimoError;
+  readonly receipt?: Receipt;
+}

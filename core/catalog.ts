@@ -1,0 +1,191 @@
+import type { Origin } from "./call.ts";
+import { AimoError } from "./error.ts";
+import type { ModelCard, RequestFrame } from "./frame.ts";
+import type { Listeners } from "./listeners.ts";
+import type { Handler, Mutable, Provider, Target, TargetStats, Translator } from "./parts.ts";
+import type { Runtime } from "./runtime.ts";
+
+/** A model that went away this short a time ago is "no provider right now", not "unknown". */
+const REMEMBER_MS = 60_000;
+const REMEMBERED = 4_096;
+/** A provider that comes back is still known by its stats; the oldest are forgotten. */
+const STATS_KEPT = 20_000;
+
+export interface Offer {
+  readonly provider: string;
+  readonly models: readonly ModelCard[];
+}
+
+/** Who offers what: the targets, from local providers and from adverts. */
+export interface Catalog {
+  readonly targets: Iterable<Target>;
+  addProvider(provider: Provider): () => void;
+  addTranslator(translator: Translator): void;
+  /** What a peer offers now, instead of what it offered before. */
+  offer(peer: string, offers: readonly Offer[], load: number | undefined, handle: (target: string) => Handler): void;
+  withdraw(peer: string): void;
+  /** Local providers with what they offer now; the array is a new one only when something changed. */
+  local(): readonly Offer[];
+  /** Never empty: throws MODEL_NOT_FOUND, PROVIDER_NOT_FOUND or NO_PROVIDER. */
+  find(request: Readonly<RequestFrame>, origin: Origin): Target[];
+}
+
+export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listeners, "tell">): Catalog {
+  const providers = new Map<Provider, readonly ModelCard[]>();
+  const groups = new Map<object | string, readonly Target[]>();
+  const translators: Translator[] = [];
+  const stats = new Map<string, Mutable<TargetStats>>();
+  const gone = new Map<string, number>();
+  let byModel = new Map<string, Target[]>();
+  let offers: readonly Offer[] = [];
+
+  function statsOf(id: string): Mutable<TargetStats> {
+    let found = stats.get(id);
+    if (found === undefined) {
+      stats.set(id, (found = { inFlight: 0, calls: 0, failures: 0, failuresInRow: 0 }));
+      if (stats.size > STATS_KEPT) stats.delete(stats.keys().next().value as string);
+    }
+    return found;
+  }
+
+  /** Replaces one provider's or one peer's targets. */
+  function put(group: object | string, next: readonly Target[]): void {
+    const before = groups.get(group) ?? [];
+    if (next.length > 0) groups.set(group, next);
+    else groups.delete(group);
+    byModel = Map.groupBy([...groups.values()].flat(), (target) => target.model.id);
+    const now = new Set(next.map((target) => target.id));
+    const then = new Set(before.map((target) => target.id));
+    const removed = before.filter((target) => !now.has(target.id));
+    for (const target of removed) {
+      remember(target.model.id);
+      remember(target.peer);
+    }
+    const added = next.filter((target) => !then.has(target.id));
+    if (added.length + removed.length > 0) hooks.tell("catalog:change", added, removed);
+  }
+
+  function remember(name: string): void {
+    gone.delete(name);
+    gone.set(name, runtime.now() + REMEMBER_MS);
+    if (gone.size > REMEMBERED) gone.delete(gone.keys().next().value as string);
+  }
+
+  function make(
+    peer: string,
+    provider: string,
+    model: ModelCard,
+    handler: (target: string) => Handler,
+    load?: number,
+  ): Target {
+    const id = `${peer}/${provider}/${model.id}`;
+    const local = peer === self;
+    return {
+      id,
+      peer,
+      provider,
+      local,
+      model,
+      ...(load !== undefined && { load }),
+      stats: statsOf(id),
+      handle: handler(id),
+    };
+  }
+
+  /** A provider shows a changed list by giving a new array. */
+  function refresh(): void {
+    let changed = false;
+    for (const [provider, known] of providers) {
+      if (provider.models === known) continue;
+      changed = true;
+      providers.set(provider, provider.models);
+      put(
+        provider,
+        provider.models.map((card) => make(self, provider.name, card, () => provider.handle)),
+      );
+    }
+    if (changed) offers = [...providers].map(([provider, models]) => ({ provider: provider.name, models }));
+  }
+
+  function missing(request: Readonly<RequestFrame>): AimoError {
+    const { model, providerId } = request;
+    const until = Math.max(gone.get(model ?? "") ?? 0, gone.get(providerId ?? "") ?? 0);
+    if (groups.size === 0 || until > runtime.now()) {
+      const what =
+        groups.size === 0 ? "No provider is connected" : `No provider offers ${name(model ?? providerId)} right now`;
+      return new AimoError("NO_PROVIDER", `${what}; try again shortly.`, { retryAfter: 2_000, param: "model" });
+    }
+    const pinned =
+      providerId !== undefined && ![...groups.values()].flat().some((target) => matches(target, providerId));
+    if (pinned)
+      return new AimoError("PROVIDER_NOT_FOUND", `There is no provider ${name(providerId)}.`, { param: "model" });
+    const where = providerId === undefined ? "" : ` at the provider ${name(providerId)}`;
+    const type = model !== undefined && byModel.has(model) ? ` for requests of type ${request.type}` : "";
+    return new AimoError(
+      "MODEL_NOT_FOUND",
+      `The model ${name(model)} does not exist${where}${type}. GET /v1/models lists what can be called.`,
+      {
+        param: "model",
+      },
+    );
+  }
+
+  return {
+    get targets() {
+      refresh();
+      return [...groups.values()].flat();
+    },
+    addProvider(provider) {
+      providers.set(provider, []);
+      return () => {
+        providers.delete(provider);
+        put(provider, []);
+        offers = offers.filter((offer) => offer.provider !== provider.name);
+      };
+    },
+    addTranslator: (translator) => void translators.push(translator),
+    offer: (peer, list, load, handle) =>
+      put(
+        peer,
+        list.flatMap(({ provider, models }) => models.map((card) => make(peer, provider, card, handle, load))),
+      ),
+    withdraw: (peer) => groups.has(peer) && put(peer, []),
+    local() {
+      refresh();
+      return offers;
+    },
+    find(request, origin) {
+      refresh();
+      const { type, model, fallbacks = [], providerId } = request;
+      const named =
+        model === undefined
+          ? [...groups.values()].flat()
+          : [model, ...fallbacks].flatMap((id) => byModel.get(id) ?? []);
+      const open = named.filter(
+        (target) =>
+          (target.local || origin.kind !== "peer") && (providerId === undefined || matches(target, providerId)),
+      );
+      const native = open.filter((target) => target.model.types.includes(type));
+      const found = [
+        ...native,
+        ...open.filter((target) => !native.includes(target)).flatMap((target) => translated(target, type)),
+      ];
+      if (found.length === 0) throw missing(request);
+      return found;
+    },
+  };
+
+  function translated(target: Target, type: string): Target[] {
+    const bridge = translators.find(({ from, to }) => from === type && target.model.types.includes(to));
+    return bridge === undefined ? [] : [{ ...target, handle: bridge.wrap(target.handle) }];
+  }
+}
+
+/** A peer, one target, or the name of a local provider: names of others prove nothing. */
+function matches(target: Target, providerId: string): boolean {
+  return target.peer === providerId || target.id === providerId || (target.local && target.provider === providerId);
+}
+
+function name(text: string | undefined): string {
+  return text === undefined ? "(none named)" : JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}…` : text);
+}

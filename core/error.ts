@@ -1,0 +1,104 @@
+import type { ErrorFrame } from "./frame.ts";
+
+interface Row {
+  /** HTTP status a client gets, unless `data.status` says otherwise. */
+  readonly status: number;
+  /** May another provider be asked, or the same one later? */
+  readonly retryable: boolean;
+  /** `error.type` of the OpenAI error object. */
+  readonly type: string;
+}
+
+/** Every error of the node, once. */
+const TABLE = {
+  REQUEST_TIMEOUT: { status: 504, retryable: true, type: "timeout_error" },
+  PROVIDER_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  MODEL_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  NO_PROVIDER: { status: 503, retryable: true, type: "server_error" },
+  INVALID_MESSAGE_FORMAT: { status: 400, retryable: false, type: "invalid_request_error" },
+  NETWORK_ERROR: { status: 502, retryable: true, type: "server_error" },
+  STREAM_INTERRUPTED: { status: 502, retryable: true, type: "server_error" },
+  RATE_LIMIT_EXCEEDED: { status: 429, retryable: true, type: "rate_limit_error" },
+  PAYLOAD_TOO_LARGE: { status: 413, retryable: false, type: "invalid_request_error" },
+  UNSUPPORTED_CONTENT_TYPE: { status: 415, retryable: false, type: "invalid_request_error" },
+  UNAUTHORIZED: { status: 401, retryable: false, type: "authentication_error" },
+  FORBIDDEN: { status: 403, retryable: false, type: "permission_error" },
+  UPSTREAM_FAILED: { status: 502, retryable: true, type: "server_error" },
+  OVERLOADED: { status: 503, retryable: true, type: "server_error" },
+  CANCELLED: { status: 499, retryable: false, type: "cancelled" },
+  PLUGIN_FAILED: { status: 500, retryable: false, type: "server_error" },
+  CONFIG_INVALID: { status: 500, retryable: false, type: "invalid_request_error" },
+  INTERNAL: { status: 500, retryable: false, type: "server_error" },
+} as const satisfies Record<string, Row>;
+
+export type ErrorCode = keyof typeof TABLE;
+
+export interface ErrorData {
+  /** HTTP status for the client instead of the code's own. */
+  status?: number;
+  retryable?: boolean;
+  /** ms. */
+  retryAfter?: number;
+  /** The field of the request that is wrong. */
+  param?: string;
+  /** The plugin that failed. */
+  plugin?: string;
+  /** What the peer or the socket said, for this node's log; never sent on. */
+  detail?: string;
+}
+
+/** The one error class. `cause` and `data.detail` never leave the node. */
+export class AimoError extends Error {
+  override readonly name = "AimoError";
+  readonly code: ErrorCode;
+  readonly data: ErrorData;
+
+  constructor(code: ErrorCode, message: string, data: ErrorData & { cause?: unknown } = {}) {
+    const { cause, ...rest } = data;
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.data = rest;
+  }
+
+  /** HTTP status. */
+  get status(): number {
+    return this.data.status ?? TABLE[this.code].status;
+  }
+
+  get retryable(): boolean {
+    return this.data.retryable ?? TABLE[this.code].retryable;
+  }
+
+  /** Tells by name and code, so that two copies of the package understand each other. */
+  static is(error: unknown): error is AimoError {
+    return error instanceof Error && error.name === "AimoError" && isErrorCode((error as AimoError).code);
+  }
+
+  /** Anything thrown becomes an AimoError; what is not one already is INTERNAL. */
+  static from(error: unknown): AimoError {
+    if (AimoError.is(error)) return error;
+    const detail = error instanceof Error ? error.message : String(error);
+    return new AimoError("INTERNAL", "The node failed while it handled this request.", { cause: error, detail });
+  }
+
+  /** The OpenAI error object: how every frontend renders unless its dialect differs. */
+  toJSON(): { error: { message: string; type: string; code: string; param: string | null } } {
+    const { type } = TABLE[this.code];
+    return { error: { message: this.message, type, code: this.code.toLowerCase(), param: this.data.param ?? null } };
+  }
+}
+
+export function isErrorCode(code: unknown): code is ErrorCode {
+  return typeof code === "string" && Object.hasOwn(TABLE, code);
+}
+
+/** @internal The frame that ends a failed reply. */
+export function toFrame(error: AimoError, requestId?: string): ErrorFrame {
+  const { code, message, data, retryable } = error;
+  return { messageType: "Error", ...(requestId && { requestId }), code, message, data: { ...data, retryable } };
+}
+
+/** @internal The error that a frame carries. */
+export function fromFrame(frame: ErrorFrame): AimoError {
+  return new AimoError(frame.code, frame.message, frame.data);
+}

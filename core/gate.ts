@@ -1,0 +1,267 @@
+import type { Call } from "./call.ts";
+import { AimoError, fromFrame } from "./error.ts";
+import {
+  MAX_CHUNK,
+  type Receipt,
+  type ReplyFrame,
+  type ResponseFrame,
+  type StreamChunkFrame,
+  type Usage,
+} from "./frame.ts";
+import type { Listeners } from "./listeners.ts";
+import type { HeadInit, LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
+import { idle, type Runtime } from "./runtime.ts";
+import type { Seal } from "./wire/receipt.ts";
+
+/** How an attempt ended; with `next`, another target is to be asked. */
+export interface Verdict {
+  readonly receipt?: Receipt;
+  readonly error?: AimoError;
+  readonly next: boolean;
+}
+
+/**
+ * One attempt's way to the client: handler -> hold -> hooks -> receipt -> sink. It holds the head and the preamble back
+ * until something of substance comes, so that until then the call can move to another target.
+ */
+export interface Gate {
+  readonly reply: Reply;
+  /** Aborts when the attempt is given up. */
+  readonly signal: AbortSignal;
+  readonly verdict: Promise<Verdict>;
+  /** Gives the attempt up. Does nothing after its end. */
+  fail(error: AimoError): void;
+  /** The handler is done: without an end written by now it failed with this. */
+  returned(error: AimoError): void;
+}
+
+export interface GateInit {
+  readonly call: Call;
+  readonly attempt: LiveAttempt;
+  /** Numbers and counts what goes to the client. */
+  readonly sink: Sink;
+  readonly listeners: Listeners;
+  readonly runtime: Runtime;
+  /** For messages. */
+  readonly provider: string;
+  /** For a local target: hashes and signs. A peer's frames bring their receipt. */
+  readonly seal: Seal | undefined;
+  /** For a local target. A peer's node watches its own upstream, and the session watches the peer. */
+  readonly timeouts: { readonly firstChunk: number; readonly gap: number } | undefined;
+  /** Could another target be tried? */
+  hasNext(): boolean;
+}
+
+const EMPTY = new Uint8Array(0);
+
+export function openGate(init: GateInit): Gate {
+  const { call, attempt, sink, listeners, runtime, provider, seal, timeouts, hasNext } = init;
+  const controller = new AbortController();
+  const { promise: verdict, resolve } = Promise.withResolvers<Verdict>();
+  let open = true;
+  let ended = false; // the handler wrote its last frame
+  let passed = false; // something of substance went through
+  let status = 200;
+  let usage: Usage | undefined;
+  const held: ReplyFrame[] = [];
+  let heldBytes = 0;
+  let busy: Promise<void> | undefined; // an asynchronous hook runs: later frames queue
+  const queue: ReplyFrame[] = [];
+  let waiting: Wait; // the reader is behind
+  let unread = 0;
+  let streaming = false; // a chunk came: the gap counts
+  const watch = timeouts && idle(runtime, timeouts.firstChunk, () => fail(silence(streaming, timeouts)));
+
+  function close(result: Verdict): void {
+    open = false;
+    watch?.stop();
+    attempt.endedAt = runtime.now();
+    if (result.error) attempt.error = result.error;
+    // The handler of a reply that ended well has nothing left to stop.
+    if (result.error) controller.abort(result.error);
+    resolve(result);
+  }
+
+  function fail(error: AimoError): void {
+    if (!open) return;
+    attempt.error = error; // seen by a lazy router when it is asked for the next target
+    if (!passed && error.retryable && hasNext()) return close({ error, next: true });
+    const receipt = seal?.finish(error.code === "CANCELLED" ? "cancelled" : "failed", status, usage);
+    close({ error, next: false, ...(receipt && { receipt }) });
+  }
+
+  /** From the handler. */
+  function write(frame: ReplyFrame): Wait {
+    if (!open || ended) return undefined;
+    if (waiting !== undefined && (unread += sizeOf(frame)) > MAX_CHUNK) {
+      const message = `The provider ${provider} wrote more than ${MAX_CHUNK} bytes while it was asked to wait.`;
+      return void fail(new AimoError("PLUGIN_FAILED", message, { plugin: provider }));
+    }
+    let result: Wait;
+    for (const piece of cut(frame)) {
+      ended = isLast(piece);
+      result = accept(piece);
+    }
+    return wait(result);
+  }
+
+  /** In order, also while a hook runs. */
+  function accept(frame: ReplyFrame): Wait {
+    if (busy !== undefined) {
+      queue.push(frame);
+      return busy;
+    }
+    if (frame.messageType === "Error") return void fail(fromFrame(frame));
+    if (frame.messageType === "StreamChunk") touch();
+    else if (tryElsewhere(frame)) return undefined;
+    if (passed) return pass(frame);
+    if (isPreamble(frame) && (heldBytes += frame.body.length) <= MAX_CHUNK) return void held.push(frame);
+    passed = true;
+    attempt.firstChunkAt = runtime.now();
+    return [...held.splice(0), frame].reduce<Wait>((_, each) => accept(each), undefined);
+  }
+
+  function touch(): void {
+    watch?.touch(timeouts?.gap);
+    streaming = true;
+  }
+
+  /** An upstream that says "not now" is left for another target, as long as there is one. */
+  function tryElsewhere(frame: ResponseFrame): boolean {
+    status = frame.statusCode;
+    if (passed || !(status === 408 || status === 429 || status >= 500)) return false;
+    attempt.error = refusal(frame);
+    if (!hasNext()) return false;
+    fail(attempt.error);
+    return true;
+  }
+
+  /** Through the hooks. */
+  function pass(frame: ResponseFrame | StreamChunkFrame): Wait {
+    if (!open) return undefined;
+    try {
+      if (frame.messageType === "StreamChunk") {
+        listeners.guard("frame:chunk", frame, call);
+        return emit(frame);
+      }
+      const pending = listeners.guard("frame:response", frame, call);
+      if (pending === undefined) return emit(frame);
+      busy = pending.then(
+        () => {
+          busy = undefined;
+          return queue.splice(0).reduce<Wait>((_, each) => accept(each), emit(frame));
+        },
+        (error: unknown) => fail(AimoError.from(error)),
+      );
+      return busy;
+    } catch (error) {
+      fail(AimoError.from(error));
+    }
+  }
+
+  /** To the client; the last frame carries the receipt. */
+  function emit(frame: ResponseFrame | StreamChunkFrame): Wait {
+    if (!open) return undefined;
+    const last = isLast(frame);
+    if (!last && frame.messageType === "StreamChunk" && frame.body.length === 0) return undefined;
+    if (seal) {
+      if (frame.body.length > 0) seal.update(frame.body);
+      if (last) (frame as Mutable<typeof frame>).receipt = seal.finish("complete", status, usage);
+    }
+    const result = sink.write(frame);
+    if (last) close({ next: false, ...(frame.receipt && { receipt: frame.receipt }) });
+    return result;
+  }
+
+  /** A reader that is behind stops the clock of the provider. */
+  function wait(result: Wait): Wait {
+    if (result === undefined || result === waiting) return result;
+    if (waiting === undefined) unread = 0;
+    waiting = result;
+    watch?.hold();
+    void result.then(() => {
+      if (waiting !== result) return;
+      waiting = undefined;
+      watch?.release();
+    });
+    return result;
+  }
+
+  const requestId = call.id;
+  let headed = false;
+  function response(body: Uint8Array, streamDone: boolean, head: HeadInit = {}): Wait {
+    headed = true;
+    const { status: statusCode = 200, headers = {}, contentType = "application/json" } = head;
+    return write({ messageType: "Response", requestId, statusCode, headers, contentType, body, streamDone });
+  }
+  function chunk(body: Uint8Array, isFinal: boolean, flags?: { preamble?: boolean; partial?: boolean }): Wait {
+    if (!headed) response(EMPTY, false);
+    return write({ messageType: "StreamChunk", requestId, chunkIndex: 0, body, isFinal, ...flags });
+  }
+
+  const reply: Reply = {
+    write,
+    head: (head) => (headed ? undefined : response(EMPTY, false, head)),
+    chunk: (body, flags) => chunk(toBytes(body), false, flags),
+    end(last = {}) {
+      usage = last.usage;
+      return chunk(toBytes(last.body ?? EMPTY), true);
+    },
+    send(body, head) {
+      usage = head?.usage;
+      return response(toBytes(body), true, head);
+    },
+  };
+  return { reply, signal: controller.signal, verdict, fail, returned: (error) => (ended ? undefined : fail(error)) };
+}
+
+function silence(streaming: boolean, { firstChunk, gap }: { firstChunk: number; gap: number }): AimoError {
+  if (streaming) return new AimoError("STREAM_INTERRUPTED", `The provider sent nothing for ${gap} ms (timeouts.gap).`);
+  return new AimoError(
+    "REQUEST_TIMEOUT",
+    `The provider did not begin to answer within ${firstChunk} ms (timeouts.firstChunk).`,
+  );
+}
+
+/** What a retryable answer of an upstream means for the attempt; `retry-after` is read in its form in seconds. */
+function refusal({ statusCode, headers }: ResponseFrame): AimoError {
+  const seconds = Number(headers["retry-after"]);
+  const retryAfter = seconds > 0 ? { retryAfter: seconds * 1_000 } : {};
+  const message = `The provider's upstream answered ${statusCode}.`;
+  return new AimoError("UPSTREAM_FAILED", message, { status: statusCode, retryable: true, ...retryAfter });
+}
+
+function isLast(frame: ReplyFrame): boolean {
+  if (frame.messageType === "StreamChunk") return frame.isFinal;
+  return frame.messageType === "Error" || frame.streamDone;
+}
+
+function isPreamble(frame: ResponseFrame | StreamChunkFrame): boolean {
+  if (frame.messageType === "Response") return !frame.streamDone;
+  return frame.preamble === true && !frame.isFinal;
+}
+
+/** A chunk above 64 KiB becomes several, all but the last `partial`. */
+function cut(frame: ReplyFrame): readonly ReplyFrame[] {
+  if (frame.messageType !== "StreamChunk" || frame.body.length <= MAX_CHUNK) return [frame];
+  const { body, isFinal, partial = false } = frame;
+  const pieces: StreamChunkFrame[] = [];
+  for (let at = 0; at < body.length; at += MAX_CHUNK) {
+    const last = at + MAX_CHUNK >= body.length;
+    pieces.push({
+      ...frame,
+      body: body.subarray(at, at + MAX_CHUNK),
+      partial: !last || partial,
+      isFinal: last && isFinal,
+    });
+  }
+  return pieces;
+}
+
+function sizeOf(frame: ReplyFrame): number {
+  return frame.messageType === "Error" ? 0 : frame.body.length;
+}
+
+function toBytes(body: Uint8Array | string): Uint8Array {
+  return typeof body === "string" ? Buffer.from(body) : body;
+}

@@ -1,0 +1,79 @@
+import type { Call, Origin, Outcome, Scope } from "./call.ts";
+import { AimoError } from "./error.ts";
+import type { ErrorFrame, HeartbeatFrame, RequestFrame, ResponseFrame, StreamChunkFrame } from "./frame.ts";
+import type { AimoNode } from "./node.ts";
+import type { Awaitable, Target } from "./parts.ts";
+import { suggest } from "./suggest.ts";
+
+/**
+ * The named points in the life of a node, a call and a frame. Plugins add their own by augmentation
+ * (`"price:announce"`) under a namespace that is not one of these. Where the result is `Awaitable`, a throw ends the
+ * call; elsewhere it is only told to `node:error`.
+ */
+export interface NodeHooks {
+  "node:ready": (node: AimoNode) => Awaitable<void>;
+  "node:close": () => Awaitable<void>;
+  /** Failures in the background: everything that has no call to end. */
+  "node:error": (error: AimoError, plugin?: string) => void;
+  "config:change": (diff: readonly string[]) => void;
+  /** Before a body is read, on every route and for every peer's call: throw to refuse, or set `origin.client`. */
+  "client:admit": (origin: Origin, scope: Scope) => Awaitable<void>;
+  "call:start": (call: Call, request: Readonly<RequestFrame>) => Awaitable<void>;
+  /** Watches the order that the routers gave. */
+  "call:route": (call: Call, order: readonly Target[]) => Awaitable<void>;
+  /** A throw skips this target. */
+  "call:attempt": (call: Call, target: Target) => Awaitable<void>;
+  /** Exactly once for every call whose `call:start` began. */
+  "call:end": (call: Call, outcome: Outcome) => void;
+  /** May change the frame. */
+  "frame:request": (frame: RequestFrame, call: Call) => Awaitable<void>;
+  /** May change status, headers and body of what the client gets. */
+  "frame:response": (frame: ResponseFrame, call: Call) => Awaitable<void>;
+  /**
+   * Synchronous: TypeScript refuses an async listener, so end it with `return undefined` or braces. May change `body`
+   * in place; a chunk it empties is held back, and the final one must release what was held.
+   */
+  "frame:chunk": (frame: StreamChunkFrame, call: Call) => undefined;
+  /** What the client will see; errors of single attempts are in `call.attempts`. */
+  "frame:error": (frame: ErrorFrame, call: Call) => void;
+  "frame:heartbeat": (frame: HeartbeatFrame) => void;
+  "peer:join": (peer: string) => void;
+  "peer:leave": (peer: string, error?: AimoError) => void;
+  "link:up": (peer: string, transport: string) => void;
+  "link:down": (peer: string, transport: string, error?: AimoError) => void;
+  "catalog:change": (added: readonly Target[], removed: readonly Target[]) => void;
+}
+
+export type HookName = keyof NodeHooks & string;
+
+const NAMES = [
+  "node:ready",
+  "node:close",
+  "node:error",
+  "config:change",
+  "client:admit",
+  "call:start",
+  "call:route",
+  "call:attempt",
+  "call:end",
+  "frame:request",
+  "frame:response",
+  "frame:chunk",
+  "frame:error",
+  "frame:heartbeat",
+  "peer:join",
+  "peer:leave",
+  "link:up",
+  "link:down",
+  "catalog:change",
+] as const satisfies readonly HookName[];
+const NAMESPACES = new Set(NAMES.map((name) => name.split(":")[0]));
+
+/** Throws CONFIG_INVALID unless it is a hook of the node, or one under a plugin's own namespace. */
+export function checkHookName(name: string, plugin: string): void {
+  if ((NAMES as readonly string[]).includes(name)) return;
+  const hint = suggest(name, NAMES);
+  const own = /^[a-z][a-z0-9-]*:[a-z][a-z0-9-]*$/.test(name) && !NAMESPACES.has(name.split(":")[0] as "node");
+  if (own && hint === "") return;
+  throw new AimoError("CONFIG_INVALID", `${plugin}: there is no hook "${name}".${hint}`, { plugin });
+}

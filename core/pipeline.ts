@@ -1,0 +1,249 @@
+import type { Call, Origin, Outcome } from "./call.ts";
+import type { Catalog } from "./catalog.ts";
+import type { Settings } from "./config.ts";
+import { AimoError, toFrame } from "./error.ts";
+import type { RequestFrame } from "./frame.ts";
+import { openGate, type Verdict } from "./gate.ts";
+import type { Identity } from "./identity.ts";
+import type { Hooks, Listeners } from "./listeners.ts";
+import type { LiveAttempt, Mutable, NewRequest, OpenCall, Sink, Target } from "./parts.ts";
+import { order, take, type NamedRouter } from "./route.ts";
+import type { Runtime } from "./runtime.ts";
+import { learn } from "./stats.ts";
+import { createSeal } from "./wire/receipt.ts";
+
+/** What the parts of the kernel share. */
+export interface Kernel {
+  readonly identity: Identity;
+  readonly runtime: Runtime;
+  readonly settings: Settings;
+  readonly hooks: Hooks;
+  readonly catalog: Catalog;
+  readonly routers: readonly NamedRouter[];
+}
+
+export interface Pipeline {
+  readonly open: OpenCall;
+  readonly calls: Iterable<Call>;
+  /** Open calls. */
+  readonly size: number;
+  /** No new calls; resolves when the running ones have ended, which are aborted after `ms`. */
+  drain(ms: number): Promise<void>;
+}
+
+type LiveCall = Mutable<Call> & { readonly attempts: LiveAttempt[] };
+interface Run {
+  readonly request: RequestFrame;
+  readonly call: LiveCall;
+  readonly sink: Sink;
+  readonly listeners: Listeners;
+  readonly timeouts: { readonly firstChunk: number; readonly gap: number };
+}
+
+/** guards -> candidates -> routers -> attempts -> sink */
+export function createPipeline(kernel: Kernel): Pipeline {
+  const { identity, runtime, settings, hooks, catalog, routers } = kernel;
+  const { limits, timeouts } = settings;
+  const calls = new Map<LiveCall, AbortController>();
+  let drained: (() => void) | undefined;
+
+  const open: OpenCall = async (newRequest, sink, { origin, signal, timeouts: asked }) => {
+    const listeners = hooks.current();
+    const controller = new AbortController();
+    const request = createRequest(newRequest, identity.peerId, runtime);
+    const call = createCall(request, origin, controller.signal, timeouts.total);
+    const run: Run = { request, call, sink: counting(sink, call), listeners, timeouts: shorter(timeouts, asked) };
+    const leave = (): void => controller.abort(signal.reason);
+    const stopDeadline =
+      call.deadline && runtime.setTimeout(timeouts.total, () => controller.abort(overdue(timeouts.total)));
+    signal.addEventListener("abort", leave, { once: true });
+    if (signal.aborted) leave();
+    const refusal = refuse();
+    calls.set(call, controller);
+
+    let verdict: Verdict;
+    try {
+      if (refusal) throw refusal;
+      verdict = await serve(run);
+    } catch (error) {
+      verdict = { error: AimoError.from(error), next: false };
+    }
+    const outcome = toOutcome(verdict);
+    if (stopDeadline) stopDeadline();
+    signal.removeEventListener("abort", leave);
+    calls.delete(call);
+    if (outcome.status === "error" && outcome.error) {
+      const frame = toFrame(outcome.error, call.id);
+      listeners.tell("frame:error", frame, call);
+      run.sink.write(frame);
+    }
+    controller.abort(outcome.error); // hooks and plugins that watch `call.signal`
+    if (!refusal) listeners.tell("call:end", call, outcome);
+    if (calls.size === 0) drained?.();
+    return outcome;
+  };
+
+  function refuse(): AimoError | undefined {
+    const retryAfter = 1_000;
+    if (drained) return new AimoError("OVERLOADED", "The node is shutting down; ask another one.", { retryAfter });
+    if (calls.size < limits.calls) return undefined;
+    return new AimoError(
+      "OVERLOADED",
+      `All ${limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
+      { retryAfter },
+    );
+  }
+
+  /** One target after the other, until something of substance has passed. */
+  async function serve(run: Run): Promise<Verdict> {
+    const { request, call, listeners } = run;
+    await listeners.guard("call:start", call, request);
+    await listeners.guard("frame:request", request, call);
+    if (call.signal.aborted) return { error: cancelled(call.signal.reason), next: false };
+    let targets: Iterator<Target, void, undefined> = order(routers, catalog.find(request, call.origin), request, call);
+    if (listeners.has("call:route")) {
+      const all = [...(targets as Generator<Target>)];
+      targets = all.values() as Iterator<Target, void, undefined>;
+      await listeners.guard("call:route", call, all);
+    }
+    let target = take(targets);
+    for (;;) {
+      let next: Target | undefined;
+      const hasNext = (): boolean =>
+        next !== undefined ||
+        (!call.signal.aborted && call.attempts.length < limits.attempts && (next = take(targets)) !== undefined);
+      const verdict = await attempt(target as Target, run, hasNext);
+      if (!verdict.next) return verdict;
+      target = next;
+    }
+  }
+
+  async function attempt(
+    target: Target,
+    { request, call, sink, listeners, timeouts: watched }: Run,
+    hasNext: () => boolean,
+  ): Promise<Verdict> {
+    const record: LiveAttempt = { target: target.id, startedAt: runtime.now() };
+    call.attempts.push(record);
+    const chunksBefore = call.chunks;
+    const gate = openGate({
+      call,
+      attempt: record,
+      sink,
+      listeners,
+      runtime,
+      provider: target.provider,
+      seal: target.local ? createSeal(request, target.model.id, identity, runtime) : undefined,
+      timeouts: target.local ? watched : undefined,
+      hasNext,
+    });
+    const giveUp = (): void => gate.fail(cancelled(call.signal.reason));
+    call.signal.addEventListener("abort", giveUp, { once: true });
+    if (call.signal.aborted) giveUp();
+    try {
+      const pending = listeners.guard("call:attempt", call, target);
+      if (pending !== undefined) await pending;
+    } catch (error) {
+      const { code, message, data } = AimoError.from(error);
+      gate.fail(new AimoError(code, message, { ...data, retryable: true })); // skips this target alone
+    }
+    const done = gate.signal.aborted ? undefined : learn(target.stats, record, runtime);
+    if (done) void handle(target, request, call, gate);
+    const verdict = await gate.verdict;
+    call.signal.removeEventListener("abort", giveUp);
+    done?.(call.chunks - chunksBefore);
+    return verdict;
+  }
+
+  return {
+    open,
+    get calls() {
+      return calls.keys();
+    },
+    get size() {
+      return calls.size;
+    },
+    drain(ms) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      drained = resolve;
+      if (calls.size === 0) resolve();
+      const stop = runtime.setTimeout(ms, () => {
+        const error = new AimoError("OVERLOADED", "The node was shut down before the answer was complete.");
+        for (const controller of calls.values()) controller.abort(error);
+      });
+      return promise.finally(stop);
+    },
+  };
+}
+
+/** Runs the handler; whatever it does, the attempt ends. */
+async function handle(
+  target: Target,
+  request: RequestFrame,
+  call: Call,
+  gate: ReturnType<typeof openGate>,
+): Promise<void> {
+  const view = Object.create(call, { signal: { value: gate.signal } }) as Call;
+  const { provider, model } = target;
+  try {
+    const asked = request.model === undefined || request.model === model.id ? request : { ...request, model: model.id };
+    await target.handle(asked, gate.reply, view);
+    gate.returned(new AimoError("STREAM_INTERRUPTED", `The provider ${provider} returned without ending its reply.`));
+  } catch (cause) {
+    if (AimoError.is(cause)) return gate.fail(cause);
+    const detail = cause instanceof Error ? cause.message : String(cause);
+    gate.fail(
+      new AimoError("PLUGIN_FAILED", `The provider ${provider} failed.`, {
+        plugin: provider,
+        retryable: true,
+        detail,
+        cause,
+      }),
+    );
+  }
+}
+
+function createRequest(init: NewRequest, senderId: string, runtime: Runtime): RequestFrame {
+  const requestId = init.requestId ?? Buffer.from(runtime.randomBytes(16)).toString("hex");
+  const timestamp = Math.round(runtime.now());
+  return { stream: false, headers: {}, hops: 0, ...init, messageType: "Request", requestId, senderId, timestamp };
+}
+
+function createCall(
+  { requestId: id, timestamp }: RequestFrame,
+  origin: Origin,
+  signal: AbortSignal,
+  total: number,
+): LiveCall {
+  const deadline = total > 0 ? { deadline: timestamp + total } : {};
+  return { id, origin, startedAt: timestamp, signal, attempts: [], chunks: 0, bytes: 0, headers: {}, ...deadline };
+}
+
+/** Numbers the chunks and counts them; the head gets what plugins put into `call.headers`. */
+function counting(sink: Sink, call: LiveCall): Sink {
+  return {
+    write(frame) {
+      if (frame.messageType === "StreamChunk") (frame as Mutable<typeof frame>).chunkIndex = call.chunks++;
+      else if (frame.messageType === "Response") Object.assign(frame.headers, call.headers);
+      if (frame.messageType !== "Error") call.bytes += frame.body.length;
+      return sink.write(frame);
+    },
+  };
+}
+
+function shorter(own: Run["timeouts"], asked: Run["timeouts"] = own): Run["timeouts"] {
+  return { firstChunk: Math.min(own.firstChunk, asked.firstChunk), gap: Math.min(own.gap, asked.gap) };
+}
+
+function toOutcome({ error, receipt }: Verdict): Outcome {
+  const status = error === undefined ? "ok" : error.code === "CANCELLED" ? "cancelled" : "error";
+  return { status, ...(error && { error }), ...(receipt && { receipt }) };
+}
+
+function cancelled(reason: unknown): AimoError {
+  return AimoError.is(reason) ? reason : new AimoError("CANCELLED", "The client left.");
+}
+
+function overdue(ms: number): AimoError {
+  return new AimoError("REQUEST_TIMEOUT", `The call took longer than ${ms} ms (timeouts.total).`, { retryable: false });
+}

@@ -1,0 +1,166 @@
+import { AimoError } from "./error.ts";
+import { checkHookName, type NodeHooks } from "./hooks.ts";
+import type { AimoNode, LogFields, LogLevel } from "./node.ts";
+import type { Awaitable, Frontend, Provider, Router, Translator, Transport } from "./parts.ts";
+import { suggest } from "./suggest.ts";
+
+/** A plain object, made by a plain function whose return type is written `: Plugin`. */
+export interface Plugin {
+  /** `kind-name`, or `kind-name:instance` where one makes sense twice. */
+  readonly name: string;
+  /** `pre` plugins come before all others. */
+  readonly enforce?: "pre";
+  /** What the factory was called with: shown (masked) and compared on reload. */
+  readonly options?: unknown;
+  /** Services that must be there. Checked before any `setup`. */
+  readonly needs?: readonly ServiceName[];
+  readonly provides?: readonly ServiceName[];
+  readonly hooks?: Partial<NodeHooks>;
+  readonly frontend?: Frontend;
+  readonly transport?: Transport;
+  readonly router?: Router;
+  readonly provider?: Provider;
+  readonly translator?: Translator;
+  setup?(node: AimoNode): Awaitable<void>;
+  /** Reload with other options in place; false = build anew. */
+  update?(next: Plugin): Awaitable<boolean>;
+  /** Called once, in reverse order of `setup`. */
+  close?(): Awaitable<void>;
+}
+
+/** Nests; falsy entries are skipped. */
+export type PluginList = readonly (Plugin | PluginList | false | null | undefined | "")[];
+
+/** What plugins offer each other; add yours by augmentation. */
+export interface NodeServices {
+  /** Marker: clients are told apart. */
+  auth: true;
+  /** Where `node.log` writes; without it warnings and errors go to stderr. */
+  log: (level: LogLevel, message: string, fields: LogFields) => void;
+}
+export type ServiceName = keyof NodeServices & string;
+
+const FIELDS: Record<keyof Required<Plugin>, "string" | "object" | "function" | "array" | "any"> = {
+  name: "string",
+  enforce: "string",
+  options: "any",
+  needs: "array",
+  provides: "array",
+  hooks: "object",
+  frontend: "object",
+  transport: "object",
+  router: "object",
+  provider: "object",
+  translator: "object",
+  setup: "function",
+  update: "function",
+  close: "function",
+};
+
+/** What each part must be able to do. */
+const PARTS = {
+  frontend: ["listen", "close"],
+  transport: ["listen", "close"],
+  router: ["select"],
+  provider: ["handle"],
+  translator: ["wrap"],
+} as const;
+
+const NAME = /^[a-z][a-z0-9]*(-[a-z0-9]+)+(:[A-Za-z0-9][\w.-]*)?$/;
+
+/** The plugins of this project, so that disabling one that is not loaded is no error. `test/layout.test.ts` keeps it true. */
+export const BUILT_IN: readonly string[] = [
+  "frontend-aimo-api",
+  "frontend-http",
+  "frontend-openai-api",
+  "guard-api-keys",
+  "host-libp2p",
+  "observer-logger",
+  "provider-custom",
+  "provider-demo",
+  "provider-openai",
+  "router-first",
+  "router-round-robin",
+  "transport-memory",
+  "transport-stream",
+];
+
+/** Flat, checked, in order, without the disabled ones. Throws CONFIG_INVALID in one sentence. */
+export function loadPlugins(list: PluginList, disable: readonly string[] = []): Plugin[] {
+  const plugins = flatten(list);
+  const names = new Set<string>();
+  for (const plugin of plugins) {
+    checkPlugin(plugin);
+    if (names.has(plugin.name))
+      throw invalid(`There are two plugins "${plugin.name}": give one a name (\`name: "…"\`).`, plugin.name);
+    names.add(plugin.name);
+  }
+  checkDisable(disable, [...names]);
+  const isOff = (name: string): boolean => disable.includes(name) || disable.includes(name.split(":")[0] as string);
+  const on = plugins.filter((plugin) => !isOff(plugin.name));
+  checkNeeds(
+    on,
+    plugins.filter((plugin) => isOff(plugin.name)),
+  );
+  return [...on.filter((plugin) => plugin.enforce === "pre"), ...on.filter((plugin) => plugin.enforce !== "pre")];
+}
+
+function flatten(list: PluginList): Plugin[] {
+  if (!Array.isArray(list)) throw invalid("`plugins` must be an array.");
+  return list.flatMap((entry: PluginList[number]) => {
+    if (!entry) return [];
+    if (Array.isArray(entry)) return flatten(entry);
+    return [entry as Plugin];
+  });
+}
+
+function checkPlugin(plugin: Plugin): void {
+  if (typeof plugin !== "object")
+    throw invalid(`A plugin must be an object, not a ${typeof plugin}. Was the factory called: \`name()\`?`);
+  const { name } = plugin;
+  if (typeof name !== "string" || !NAME.test(name))
+    throw invalid(`A plugin's name must look like "kind-name" or "kind-name:instance", not ${JSON.stringify(name)}.`);
+  for (const [field, value] of Object.entries(plugin)) {
+    const type = FIELDS[field as keyof Plugin];
+    if (type === undefined)
+      throw invalid(`${name}: a plugin has no field "${field}".${suggest(field, Object.keys(FIELDS))}`, name);
+    const fits =
+      value === undefined ||
+      type === "any" ||
+      (type === "array" ? Array.isArray(value) : typeof value === type && value !== null);
+    if (!fits) throw invalid(`${name}: "${field}" must be of type ${type}.`, name);
+  }
+  for (const [part, methods] of Object.entries(PARTS)) {
+    const value = plugin[part as keyof typeof PARTS] as unknown as Record<string, unknown> | undefined;
+    for (const method of methods)
+      if (value !== undefined && typeof value[method] !== "function")
+        throw invalid(`${name}: "${part}" needs a function "${method}".`, name);
+  }
+  for (const [hook, listener] of Object.entries(plugin.hooks ?? {})) {
+    checkHookName(hook, name);
+    if (listener !== undefined && typeof listener !== "function")
+      throw invalid(`${name}: the hook "${hook}" must be a function.`, name);
+  }
+}
+
+function checkDisable(disable: readonly string[], loaded: readonly string[]): void {
+  const known = [...new Set([...loaded, ...loaded.map((name) => name.split(":")[0] as string), ...BUILT_IN])];
+  for (const name of disable)
+    if (!known.includes(name)) throw invalid(`disable: there is no plugin "${name}".${suggest(name, known)}`);
+}
+
+function checkNeeds(on: readonly Plugin[], off: readonly Plugin[]): void {
+  for (const { name, needs = [] } of on)
+    for (const service of needs) {
+      if (on.some((other) => other.provides?.includes(service))) continue;
+      const disabled = off.find((other) => other.provides?.includes(service))?.name;
+      const why = disabled
+        ? `${disabled} provides it, but is disabled: enable it, or disable ${name} too`
+        : "no plugin provides it";
+      throw invalid(`${name} needs the service "${service}", and ${why}.`, name);
+    }
+}
+
+function invalid(message: string, plugin?: string): AimoError {
+  return new AimoError("CONFIG_INVALID", message, plugin === undefined ? {} : { plugin });
+}

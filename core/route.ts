@@ -1,0 +1,72 @@
+import type { Call } from "./call.ts";
+import { AimoError } from "./error.ts";
+import type { RequestFrame } from "./frame.ts";
+import type { Router, Target } from "./parts.ts";
+
+export interface NamedRouter {
+  readonly plugin: string;
+  readonly router: Router;
+}
+
+/**
+ * The targets in the order in which they are to be tried. Each router gets what the one before returned; the last is
+ * pulled lazily. Throws NO_PROVIDER naming the router that dropped the last target, PLUGIN_FAILED for one that breaks
+ * the contract.
+ */
+export function* order(
+  routers: readonly NamedRouter[],
+  candidates: readonly Target[],
+  request: Readonly<RequestFrame>,
+  call: Call,
+): Generator<Target, void, undefined> {
+  const known = new Set(candidates);
+  let list: Iterable<Target> = candidates;
+  let last: string | undefined;
+  for (const { plugin, router } of routers) {
+    const before = collect(list, known, last);
+    list = before.length > 0 ? guarded(plugin, () => router.select(before, request, call)) : refuse(last);
+    last = plugin;
+  }
+  let yielded = 0;
+  const iterator = guarded(last, () => list[Symbol.iterator]());
+  for (;;) {
+    const step = guarded(last, () => iterator.next());
+    if (step.done === true) break;
+    yield check(step.value, known, last);
+    yielded++;
+  }
+  if (yielded === 0) refuse(last);
+}
+
+/** The next target, or undefined at the end. */
+export function take(targets: Iterator<Target, void, undefined>): Target | undefined {
+  const step = targets.next();
+  return step.done === true ? undefined : step.value;
+}
+
+function collect(list: Iterable<Target>, known: ReadonlySet<Target>, plugin: string | undefined): Target[] {
+  return guarded(plugin, () => [...list]).map((target) => check(target, known, plugin));
+}
+
+function check(target: Target, known: ReadonlySet<Target>, plugin = "router"): Target {
+  if (known.has(target)) return target;
+  throw new AimoError(
+    "PLUGIN_FAILED",
+    `The router ${plugin} returned something that is no candidate of this request.`,
+    { plugin },
+  );
+}
+
+function refuse(plugin = "router"): never {
+  throw new AimoError("NO_PROVIDER", `No provider is left for this request after ${plugin}.`, { retryAfter: 2_000 });
+}
+
+function guarded<T>(plugin = "router", run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (AimoError.is(cause)) throw cause;
+    const detail = cause instanceof Error ? cause.message : String(cause);
+    throw new AimoError("PLUGIN_FAILED", `The router ${plugin} failed.`, { plugin, cause, detail });
+  }
+}

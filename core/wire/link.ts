@@ -1,0 +1,166 @@
+import { AimoError } from "../error.ts";
+import type { Link, LinkEvents } from "../parts.ts";
+import { decodeMessage, encodeHead, encodeMessage, malformed, Type, type Message } from "./codec.ts";
+import { decodeHead, type Head } from "./heads.ts";
+import { createOutbox, type Outbox } from "./outbox.ts";
+import type { Session, WireKernel } from "./session.ts";
+
+/** ms (PROTOCOL §3) */
+const HELLO_WITHIN = 3_000;
+export const TICK = 500;
+const PING_AFTER = 1_000;
+const SUSPECT_AFTER = 1_500;
+const CLOSE_AFTER = 5_000;
+const PINGS_PER_SECOND = 20;
+const ADVERTS_PER_SECOND = 5;
+
+/** A link with the core's half: HELLO first, pings, limits, and the outbox that one `send` a turn empties. */
+export interface AttachedLink {
+  readonly peer: string;
+  readonly via: string;
+  readonly rank: number;
+  readonly dialled: boolean;
+  readonly outbox: Outbox;
+  /** Known with the peer's HELLO. */
+  readonly session: Session | undefined;
+  /** Silent for 1.5 s: no new calls. */
+  readonly suspect: boolean;
+  /** `late`: our own loop hung, so silence says nothing. */
+  tick(late: boolean): void;
+  /** Tells the peer why, then closes; with `error` at once. */
+  bye(code: string, message: string, error?: AimoError): void;
+}
+
+export interface LinkEnds {
+  hello(link: AttachedLink, head: Head<typeof Type.HELLO>): Session;
+  advert(link: AttachedLink, head: Head<typeof Type.ADVERT>): void;
+  closed(link: AttachedLink, error: AimoError | undefined): void;
+}
+
+export function attach(
+  link: Link,
+  peer: string,
+  kernel: WireKernel,
+  ends: LinkEnds,
+): { attached: AttachedLink; events: LinkEvents } {
+  const { identity, instance, runtime, settings } = kernel;
+  const outbox = createOutbox(link, runtime);
+  let session: Session | undefined;
+  let open = true;
+  let quiet = 0; // ms since something was received
+  let heard = false;
+  const budget = { pings: PINGS_PER_SECOND, adverts: ADVERTS_PER_SECOND };
+  let budgetAge = 0;
+
+  const { calls, body } = settings.limits;
+  const hello = { v: 1, peer: identity.peerId, instance, features: [], limits: { calls, body } };
+  outbox.control(encodeHead(Type.HELLO, 0, 0, hello));
+  const stopHello = runtime.setTimeout(HELLO_WITHIN, () => breakOff(malformed(`no HELLO within ${HELLO_WITHIN} ms`)));
+
+  const attached: AttachedLink = {
+    peer,
+    via: link.via,
+    rank: link.rank,
+    dialled: link.dialled,
+    outbox,
+    get session() {
+      return session;
+    },
+    get suspect() {
+      return quiet >= SUSPECT_AFTER;
+    },
+    tick(late) {
+      quiet = heard || late ? 0 : quiet + TICK;
+      heard = false;
+      if ((budgetAge += TICK) >= 1_000) {
+        budgetAge = 0;
+        budget.pings = PINGS_PER_SECOND;
+        budget.adverts = ADVERTS_PER_SECOND;
+      }
+      if (quiet >= CLOSE_AFTER) return end(new AimoError("NETWORK_ERROR", `the peer was silent for ${quiet} ms`));
+      if (quiet >= PING_AFTER) outbox.control(encodeMessage(Type.PING, 0, 0, 0, runtime.randomBytes(8)));
+    },
+    bye(code, message, error) {
+      if (!open) return;
+      outbox.control(encodeHead(Type.BYE, 0, 0, { code, message }));
+      outbox.flush();
+      end(error);
+    },
+  };
+
+  /** The peer broke the protocol. */
+  function breakOff(error: AimoError): void {
+    attached.bye("protocol_error", error.message, error);
+  }
+
+  function end(error: AimoError | undefined): void {
+    if (!open) return;
+    closed(error);
+    link.close(error);
+  }
+
+  function closed(error: AimoError | undefined): void {
+    if (!open) return;
+    open = false;
+    stopHello();
+    outbox.close();
+    ends.closed(attached, error);
+  }
+
+  function spend(what: keyof typeof budget): void {
+    if (--budget[what] < 0) throw malformed(`more ${what} than a node may send in a second`);
+  }
+
+  function dispatch(message: Message): void {
+    const { type, body: bytes } = message;
+    if (session === undefined) {
+      if (type !== Type.HELLO) throw malformed(`message ${type} before HELLO`);
+      const head = decodeHead(Type.HELLO, bytes);
+      if (head.peer !== peer) throw malformed("HELLO names another peer than the link");
+      stopHello();
+      session = ends.hello(attached, head);
+      return;
+    }
+    switch (type) {
+      case Type.PING:
+        spend("pings");
+        if (bytes.length !== 8) throw malformed("a PING without its 8 bytes");
+        return outbox.control(encodeMessage(Type.PONG, 0, 0, 0, bytes));
+      case Type.PONG:
+        return;
+      case Type.DRAIN:
+        decodeHead(Type.DRAIN, bytes);
+        return session.drain();
+      case Type.ADVERT:
+        spend("adverts");
+        return ends.advert(attached, decodeHead(Type.ADVERT, bytes));
+      case Type.BYE: {
+        const { code, message: why } = decodeHead(Type.BYE, bytes);
+        return end(
+          code === "closing"
+            ? undefined
+            : new AimoError("NETWORK_ERROR", `the peer closed the link: ${why.slice(0, 200)} (${code.slice(0, 40)})`),
+        );
+      }
+      case Type.HELLO:
+        throw malformed("a second HELLO");
+      default:
+        return session.message(attached, message);
+    }
+  }
+
+  const events: LinkEvents = {
+    message(bytes) {
+      if (!open) return;
+      heard = true;
+      try {
+        const message = decodeMessage(bytes);
+        if (message !== undefined) dispatch(message);
+      } catch (error) {
+        breakOff(AimoError.from(error));
+      }
+    },
+    closed,
+  };
+  return { attached, events };
+}

@@ -1,0 +1,102 @@
+import { createHash, type Hash } from "node:crypto";
+import { encode } from "cborg";
+import { z } from "zod";
+import { AimoError } from "../error.ts";
+import type { Receipt, RequestFrame, Usage } from "../frame.ts";
+import type { Identity } from "../identity.ts";
+import type { Runtime } from "../runtime.ts";
+import { decodeMap } from "./heads.ts";
+
+const DOMAIN = Buffer.from("aimo-receipt:1\0");
+
+const shape = z.looseObject({
+  v: z.literal(1),
+  request: z.string(),
+  requestDigest: z.instanceof(Uint8Array),
+  provider: z.string(),
+  model: z.string().optional(),
+  status: z.number().int(),
+  bytes: z.number().int().nonnegative(),
+  digest: z.instanceof(Uint8Array),
+  usage: z
+    .looseObject({
+      promptTokens: z.number().optional(),
+      completionTokens: z.number().optional(),
+      cost: z.number().optional(),
+    })
+    .optional(),
+  outcome: z.enum(["complete", "cancelled", "failed"]),
+  startedAt: z.number(),
+  endedAt: z.number(),
+});
+
+export function sha256(bytes: Uint8Array): Uint8Array {
+  return createHash("sha256").update(bytes).digest();
+}
+
+/** Runs along with a local reply and makes its receipt at the end. */
+export interface Seal {
+  update(bytes: Uint8Array): void;
+  /** bytes so far */
+  readonly bytes: number;
+  finish(outcome: Receipt["outcome"], status: number, usage?: Usage): Receipt;
+}
+
+export function createSeal(request: Readonly<RequestFrame>, model: string, identity: Identity, runtime: Runtime): Seal {
+  const hash: Hash = createHash("sha256");
+  const startedAt = Math.round(runtime.now());
+  const requestDigest = sha256(request.body);
+  let bytes = 0;
+  return {
+    get bytes() {
+      return bytes;
+    },
+    update(body) {
+      hash.update(body);
+      bytes += body.length;
+    },
+    finish(outcome, status, usage) {
+      const facts = {
+        request: request.requestId,
+        requestDigest,
+        provider: identity.peerId,
+        model,
+        status,
+        bytes,
+        digest: hash.digest() as Uint8Array,
+        ...(usage !== undefined && { usage }),
+        outcome,
+        startedAt,
+        endedAt: Math.round(runtime.now()),
+      };
+      return { ...facts, ...lazySignature(facts, identity) } satisfies Receipt;
+    },
+  };
+}
+
+/** A call that no peer and no ledger asks about should not pay for a signature (35 us). */
+function lazySignature(facts: object, identity: Identity): Pick<Receipt, "raw" | "signature"> {
+  let raw: Uint8Array | undefined;
+  let signature: Uint8Array | undefined;
+  return {
+    get raw() {
+      return (raw ??= encode({ v: 1, ...facts }));
+    },
+    get signature() {
+      return (signature ??= identity.sign(Buffer.concat([DOMAIN, this.raw])));
+    },
+  };
+}
+
+/** Reads what a peer sent as its receipt. Throws INVALID_MESSAGE_FORMAT. */
+export function readReceipt(raw: Uint8Array, signature: Uint8Array): Receipt {
+  const parsed = shape.safeParse(decodeMap(raw));
+  if (!parsed.success) throw new AimoError("INVALID_MESSAGE_FORMAT", "The receipt has not the form of version 1.");
+  const { v: _, ...facts } = parsed.data;
+  return { ...facts, raw, signature } as Receipt;
+}
+
+/** True if the provider that the receipt names signed exactly these bytes. Costs about 0.1 ms. */
+export function verifyReceipt(receipt: Receipt, identity: Pick<Identity, "verify">): boolean {
+  return identity.verify(receipt.provider, Buffer.concat([DOMAIN, receipt.raw]), receipt.signature);
+}
