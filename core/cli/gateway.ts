@@ -1,0 +1,23 @@
+import { gateway as preset } from "../../plugins/presets/gateway.ts";
+import { tryLines } from "./banner.ts";
+import { defaultDataDir, run, type RunOptions } from "./run.ts";
+
+export interface GatewayFlags extends RunOptions {
+  host: string;
+  port: number;
+  listen: string[];
+  join: string[];
+  dataDir?: string;
+}
+
+export async function gateway({
+  host,
+  port,
+  listen,
+  join,
+  dataDir = defaultDataDir("gateway"),
+  ...options
+}: GatewayFlags): Promise<void> {
+  const plugins = preset({ host, port, join, ...(listen.length > 0 && { listen }) });
+  await run({ plugins, dataDir }, options, (ready) => `aimo gateway is up\n${tryLines(ready)}`);
+}

@@ -1,0 +1,113 @@
+import { readFileSync } from "node:fs";
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { AimoError } from "../error.ts";
+import { placeOf } from "./load.ts";
+
+interface Common {
+  json?: boolean;
+  disable: string[];
+}
+
+const collect = (value: string, before: string[]): string[] => [...before, ...value.split(",").filter(Boolean)];
+
+function toPort(value: string): number {
+  const port = Number(value);
+  if (!Number.isInteger(port) || port < 0 || port > 65_535)
+    throw new InvalidArgumentError("a port is a number from 0 to 65535.");
+  return port;
+}
+
+function build(): Command {
+  const program = new Command("aimo")
+    .description("A node of a decentralized AI model router.")
+    .version(version())
+    .showHelpAfterError("(aimo --help lists the commands)")
+    .exitOverride();
+  const common = (command: Command): Command =>
+    command
+      .option("--json", "events as JSON lines on stdout")
+      .option("--disable <names>", "plugins to leave out, comma separated", collect, []);
+
+  common(program.command("start").description("Start the node that a config file describes."))
+    .option("-c, --config <file>", "default: aimo.config.ts in this folder")
+    .action(async (options: Common & { config?: string }) => (await import("./start.ts")).start(options));
+
+  common(
+    program
+      .command("gateway")
+      .description("Start a gateway: an OpenAI-compatible API in front, providers over libp2p behind."),
+  )
+    .option("--host <address>", "address of the API", "127.0.0.1")
+    .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
+    .option("--listen <multiaddr>", "where peers may dial in (default: /ip4/127.0.0.1/tcp/4001)", collect, [])
+    .option("--join <multiaddr>", "nodes to stay connected to", collect, [])
+    .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/gateway)")
+    .addHelpText("after", "\nAIMO_API_KEY, when set, is required from clients as a Bearer key.")
+    .action(
+      async (options: Common & { host: string; port: number; listen: string[]; join: string[]; dataDir?: string }) =>
+        (await import("./gateway.ts")).gateway(options),
+    );
+
+  common(program.command("provider").description("Serve an OpenAI-compatible upstream to the gateways it joins."))
+    .option("--upstream <url>", "such as http://127.0.0.1:11434/v1 (default: an embedded demo that is no model)")
+    .option("--models <names>", "comma separated (default: the upstream's own list)", collect, [])
+    .option("--join <multiaddr>", "gateways to serve", collect, [])
+    .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect, [])
+    .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/provider)")
+    .addHelpText("after", "\nAIMO_UPSTREAM_KEY, when set, is sent to the upstream as a Bearer key.")
+    .action(
+      async (
+        options: Common & { upstream?: string; models: string[]; join: string[]; listen: string[]; dataDir?: string },
+      ) => (await import("./provider.ts")).provider(options),
+    );
+
+  program
+    .command("keygen")
+    .description("Make a node's key, or show the peer id of the one that is there.")
+    .option("--data-dir <folder>", "default: ~/.aimo/gateway")
+    .option("--json", "one JSON line")
+    .action(async (options: { dataDir?: string; json?: boolean }) => (await import("./keygen.ts")).keygen(options));
+
+  program
+    .command("demo")
+    .description("A gateway and a provider over real libp2p on this machine, and one curl line to try them.")
+    .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
+    .option("--json", "events as JSON lines on stdout")
+    .action(async (options: { port: number; json?: boolean }) => (await import("./demo.ts")).demo(options));
+  return program;
+}
+
+/** Runs a command. Exit codes: 0 done, 1 failed, 2 wrong usage or config. */
+export async function main(argv: readonly string[]): Promise<void> {
+  try {
+    await build().parseAsync(argv as string[]);
+  } catch (error) {
+    process.exitCode = explain(error);
+  }
+}
+
+/** One sentence on stderr; the stack only with DEBUG=aimo. */
+function explain(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  const place = placeOf(error);
+  const message = error instanceof Error ? error.message : String(error);
+  console.error(`aimo: ${place ? `${place}: ` : ""}${message}`);
+  if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
+  return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
+}
+
+/** Of the package that this file is part of, built or as source. */
+function version(): string {
+  for (const up of ["../package.json", "../../package.json"]) {
+    try {
+      const { name, version: found } = JSON.parse(readFileSync(new URL(up, import.meta.url), "utf8")) as {
+        name: string;
+        version: string;
+      };
+      if (name === "aimo") return found;
+    } catch {
+      // not this one
+    }
+  }
+  return "unknown";
+}

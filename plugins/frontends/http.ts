@@ -1,0 +1,340 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Duplex } from "node:stream";
+import { H3, toNodeHandler, type H3Event } from "h3";
+import { z } from "zod";
+import type { Origin, Scope } from "../../core/call.ts";
+import { checkOptions, type StandardSchema } from "../../core/config.ts";
+import { AimoError } from "../../core/error.ts";
+import type { Headers } from "../../core/frame.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Awaitable } from "../../core/parts.ts";
+import type { Plugin } from "../../core/plugin.ts";
+
+export interface HttpOptions {
+  /** Default 8000; 0 picks a free one. */
+  port?: number;
+  /** Default `127.0.0.1`. Another address than loopback needs a plugin that provides `auth`, or `insecure: true` in the config. */
+  host?: string;
+}
+
+/** One HTTP exchange, plain Node objects. */
+export interface Exchange {
+  readonly req: IncomingMessage;
+  readonly res: ServerResponse;
+  readonly params: Readonly<Record<string, string>>;
+  readonly origin: Origin;
+  /** Aborts when the client leaves. */
+  readonly signal: AbortSignal;
+  /** The whole body, at most `limits.body`. Throws PAYLOAD_TOO_LARGE, UNSUPPORTED_CONTENT_TYPE for a compressed one. */
+  body(): Promise<Uint8Array>;
+  /** Throws INVALID_MESSAGE_FORMAT for what is no JSON or does not fit the schema. */
+  json<T>(schema: StandardSchema<T>): Promise<T>;
+}
+
+export type HttpMethod = "GET" | "POST" | "DELETE" | "ALL";
+export type ExchangeHandler = (exchange: Exchange) => Awaitable<void | object | string>;
+export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, origin: Origin) => void;
+
+/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text. */
+export interface HttpService {
+  /** `http://127.0.0.1:8000`; undefined until it listens. */
+  readonly url: string | undefined;
+  /**
+   * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
+   * error is rendered by `render`, default `AimoError.toJSON()`.
+   */
+  mount(
+    method: HttpMethod,
+    path: string,
+    scope: Scope | "public",
+    handler: ExchangeHandler,
+    render?: (error: AimoError) => object,
+  ): () => void;
+  upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler): () => void;
+}
+
+declare module "aimo" {
+  interface NodeServices {
+    http: HttpService;
+  }
+}
+
+interface Mount {
+  readonly scope: Scope | "public";
+  readonly handler: ExchangeHandler;
+  readonly render: (error: AimoError) => object;
+}
+
+const schema = z.strictObject({
+  port: z.number().int().min(0).max(65_535).default(8_000),
+  host: z.string().min(1).default("127.0.0.1"),
+});
+
+/** Tells h3 that the answer is written already. */
+const HANDLED = Symbol.for("h3.handled");
+const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
+/** A client that is still sending when its body is refused gets this long to read the answer. ms */
+const LINGER = 1_000;
+/** Longer than the idle time of the usual proxies, so that they and not we close a kept connection. ms */
+const KEEP_ALIVE = 75_000;
+
+/** The HTTP server: h3 routes, plain Node objects go to the handlers. */
+export function http(options: HttpOptions = {}): Plugin {
+  const { port, host } = checkOptions("frontend-http", schema, options);
+  const app = new H3();
+  const mounts = new Map<string, Mount[]>();
+  const upgrades = new Map<string, { scope: Scope | "public"; handler: UpgradeHandler }[]>();
+  let node: AimoNode;
+  let url: string | undefined;
+  const server: Server = createServer(toNodeHandler(app) as (req: IncomingMessage, res: ServerResponse) => void);
+  server.keepAliveTimeout = KEEP_ALIVE;
+  server.on("upgrade", (request, socket, head) => void upgrade(request, socket, head));
+
+  function mount(
+    method: HttpMethod,
+    path: string,
+    scope: Scope | "public",
+    handler: ExchangeHandler,
+    render = toJSON,
+  ): () => void {
+    const entry: Mount = { scope, handler, render };
+    const key = `${method} ${path}`;
+    const list = mounts.get(key);
+    if (list) list.push(entry);
+    else {
+      mounts.set(key, [entry]);
+      app.on(method === "ALL" ? "" : method, path, (event) => {
+        const found = mounts.get(key)?.at(-1);
+        return found ? exchange(node, event, found) : unknown(event);
+      });
+    }
+    return () => {
+      const rest = (mounts.get(key) ?? []).filter((other) => other !== entry);
+      mounts.set(key, rest);
+    };
+  }
+
+  async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    socket.on("error", () => socket.destroy());
+    const found = upgrades.get(new URL(request.url ?? "/", "http://node").pathname)?.at(-1);
+    try {
+      if (found === undefined) throw noRoute(request);
+      const origin = originOf(request);
+      if (found.scope !== "public") await node.admit(origin, found.scope);
+      found.handler(request, socket, head, origin);
+    } catch (cause) {
+      const error = AimoError.from(cause);
+      const body = JSON.stringify(error);
+      socket.end(
+        `HTTP/1.1 ${error.status} Refused\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      );
+    }
+  }
+
+  const service: HttpService = {
+    get url() {
+      return url;
+    },
+    mount,
+    upgrade(path, scope, handler) {
+      const entry = { scope, handler };
+      upgrades.set(path, [...(upgrades.get(path) ?? []), entry]);
+      return () =>
+        void upgrades.set(
+          path,
+          (upgrades.get(path) ?? []).filter((other) => other !== entry),
+        );
+    },
+  };
+
+  return {
+    name: "frontend-http",
+    options: { port, host },
+    provides: ["http"],
+    setup(face) {
+      node = face;
+      node.provide("http", service);
+    },
+    frontend: {
+      async listen() {
+        app.all("/**", unknown);
+        if (!LOOPBACK.test(host) && node.find("auth") === undefined && !node.config.insecure)
+          throw new AimoError(
+            "CONFIG_INVALID",
+            `frontend-http: ${host} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), or set \`insecure: true\`.`,
+          );
+        await listen(server, port, host);
+        const { address, family, port: bound } = server.address() as AddressInfo;
+        url = `http://${family === "IPv6" ? `[${address}]` : address}:${bound}`;
+      },
+      close() {
+        server.close();
+        server.closeIdleConnections();
+      },
+    },
+    async close() {
+      if (!server.listening && url === undefined) return;
+      const closed = new Promise((resolve) => server.once("close", resolve));
+      server.closeIdleConnections();
+      const stop = node.runtime.setTimeout(LINGER, () => server.closeAllConnections());
+      if (server.listening || (await connections(server)) > 0) await closed;
+      stop();
+    },
+  };
+}
+
+function connections(server: Server): Promise<number> {
+  return new Promise((resolve) => server.getConnections((_, count) => resolve(count ?? 0)));
+}
+
+function listen(server: Server, port: number, host: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", (cause: NodeJS.ErrnoException) => {
+      const why =
+        cause.code === "EADDRINUSE" ? `the port ${port} is taken; choose another, 0 picks a free one` : cause.message;
+      reject(new AimoError("CONFIG_INVALID", `frontend-http: cannot listen on ${host}: ${why}.`, { cause }));
+    });
+    server.listen(port, host, () => resolve());
+  });
+}
+
+async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<symbol> {
+  const { req, res } = nodeOf(event);
+  const controller = new AbortController();
+  res.once("close", () => {
+    if (!res.writableFinished) controller.abort(new AimoError("CANCELLED", "The client left."));
+  });
+  const origin = originOf(req);
+  const body = (): Promise<Uint8Array> => readBody(req, node.config.limits.body);
+  try {
+    if (scope !== "public") await node.admit(origin, scope);
+    const result = await handler({
+      req,
+      res,
+      params: event.context.params ?? {},
+      origin,
+      signal: controller.signal,
+      body,
+      json: async (shape) => parse(await body(), shape),
+    });
+    if (result !== undefined && !res.headersSent) send(res, 200, result);
+  } catch (cause) {
+    fail(node, req, res, cause, render);
+  }
+  return HANDLED;
+}
+
+function fail(
+  node: AimoNode,
+  req: IncomingMessage,
+  res: ServerResponse,
+  cause: unknown,
+  render: (error: AimoError) => object,
+): void {
+  const error = AimoError.from(cause);
+  if (error.code === "INTERNAL")
+    node.log("error", "a route failed", {
+      path: (req.url ?? "").split("?")[0] as string,
+      detail: error.data.detail ?? "",
+    });
+  if (res.headersSent || res.destroyed) return void res.destroy();
+  sendError(res, error, render);
+  if (req.complete) return;
+  // The client is still sending: let it read why before the connection goes.
+  req.resume();
+  const stop = node.runtime.setTimeout(LINGER, () => req.destroy());
+  req.once("close", stop);
+}
+
+/** As JSON, with `retry-after` in seconds. The connection is closed where the request was not read to its end. */
+export function sendError(res: ServerResponse, error: AimoError, render: (error: AimoError) => object = toJSON): void {
+  if (error.data.retryAfter !== undefined)
+    res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
+  if (error.code === "UNAUTHORIZED") res.setHeader("www-authenticate", "Bearer");
+  if (!res.req.complete) res.setHeader("connection", "close");
+  send(res, error.status, render(error));
+}
+
+function send(res: ServerResponse, status: number, result: object | string): void {
+  const text = typeof result === "string";
+  const body = Buffer.from(text ? result : JSON.stringify(result));
+  res.writeHead(status, {
+    "content-type": text ? "text/plain; charset=utf-8" : "application/json",
+    "content-length": body.length,
+  });
+  res.end(body);
+}
+
+function unknown(event: H3Event): symbol {
+  const { req, res } = nodeOf(event);
+  sendError(res, noRoute(req));
+  return HANDLED;
+}
+
+function noRoute(req: IncomingMessage): AimoError {
+  const path = (req.url ?? "/").split("?")[0];
+  return new AimoError("INVALID_MESSAGE_FORMAT", `There is no route ${req.method} ${path}.`, { status: 404 });
+}
+
+function toJSON(error: AimoError): object {
+  return error.toJSON();
+}
+
+/** h3 types the response as a union with HTTP/2, which this server does not speak. */
+function nodeOf(event: H3Event): { req: IncomingMessage; res: ServerResponse } {
+  return event.runtime?.node as unknown as { req: IncomingMessage; res: ServerResponse };
+}
+
+function originOf(req: IncomingMessage): Origin {
+  const address = req.socket.remoteAddress;
+  return { kind: "client", via: "http", headers: req.headers as Headers, ...(address !== undefined && { address }) };
+}
+
+async function readBody(req: IncomingMessage, limit: number): Promise<Uint8Array> {
+  const encoding = req.headers["content-encoding"];
+  if (encoding !== undefined && encoding !== "identity")
+    throw new AimoError(
+      "UNSUPPORTED_CONTENT_TYPE",
+      `A body in content-encoding ${encoding} is not accepted; send it as it is.`,
+    );
+  const tooLarge = (): AimoError =>
+    new AimoError("PAYLOAD_TOO_LARGE", `The request's body is larger than ${limit} bytes (limits.body).`);
+  if (Number(req.headers["content-length"] ?? 0) > limit) throw tooLarge();
+  return new Promise((resolve, reject) => {
+    const pieces: Buffer[] = [];
+    let size = 0;
+    const done = (error?: AimoError): void => {
+      req.off("data", data).off("end", end).off("close", gone).off("error", gone);
+      if (error) reject(error);
+      else resolve(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces, size));
+    };
+    const data = (piece: Buffer): void => {
+      pieces.push(piece);
+      if ((size += piece.length) > limit) done(tooLarge());
+    };
+    const end = (): void => done();
+    const gone = (): void => done(new AimoError("CANCELLED", "The client left before its request was complete."));
+    req.on("data", data).on("end", end).on("close", gone).on("error", gone);
+  });
+}
+
+/** Throws INVALID_MESSAGE_FORMAT. */
+export function parse<T>(body: Uint8Array, shape: StandardSchema<T>): T {
+  let value: unknown;
+  try {
+    value = JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString());
+  } catch (cause) {
+    const why =
+      cause instanceof Error ? cause.message.replace(/, ".*" is not valid JSON$|"[^]*" is not valid JSON$/, "") : "";
+    throw new AimoError("INVALID_MESSAGE_FORMAT", `The body is not valid JSON${why ? `: ${why}` : ""}.`, { cause });
+  }
+  const result = shape["~standard"].validate(value) as {
+    value: T;
+    issues?: readonly { message: string; path?: readonly PropertyKey[] }[];
+  };
+  const issue = result.issues?.[0];
+  if (issue === undefined) return result.value;
+  const param = issue.path?.map(String).join(".") ?? "";
+  throw new AimoError("INVALID_MESSAGE_FORMAT", `${param || "The body"}: ${issue.message}.`, { param });
+}

@@ -1,0 +1,140 @@
+import { z } from "zod";
+import { checkOptions } from "../../core/config.ts";
+import { AimoError } from "../../core/error.ts";
+import { isPeerId } from "../../core/identity.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Target } from "../../core/parts.ts";
+import type { Plugin } from "../../core/plugin.ts";
+import { answer, forwarded, type Dialect } from "./_answer.ts";
+import { parse, type Exchange } from "./http.ts";
+
+export interface OpenaiApiOptions {
+  /** ms of silence after which a streaming client gets an SSE comment; 0 = never. Default 10,000. */
+  keepAlive?: number;
+}
+
+const schema = z.strictObject({ keepAlive: z.number().int().nonnegative().default(10_000) });
+const PREFIXES = ["/v1", "/api/v1"];
+
+/** What must be right for routing; everything else is the provider's to judge. */
+const chat = z.looseObject({
+  model: z.string("must be the name of a model").min(1, "must be the name of a model"),
+  messages: z.array(z.unknown(), "must be an array"),
+  stream: z.boolean("must be true or false").nullish(),
+});
+
+/** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
+export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
+  const { keepAlive } = checkOptions("frontend-openai-api", schema, options);
+  return {
+    name: "frontend-openai-api",
+    options: { keepAlive },
+    needs: ["http"],
+    setup(node) {
+      const { mount } = node.use("http");
+      const created = Math.floor(node.runtime.now() / 1_000);
+      for (const prefix of PREFIXES) {
+        mount("POST", `${prefix}/chat/completions`, "call", (exchange) => complete(node, exchange, keepAlive));
+        mount("GET", `${prefix}/models`, "read", () => ({ object: "list", data: listModels(node.targets, created) }));
+        mount("GET", `${prefix}/models/**:id`, "read", ({ params }) => {
+          const id = decode(params["id"] ?? "");
+          const found = listModels(node.targets, created).find((model) => model.id === id);
+          if (found) return found;
+          throw new AimoError(
+            "MODEL_NOT_FOUND",
+            `The model ${JSON.stringify(id)} does not exist. GET /v1/models lists what can be called.`,
+            { param: "model" },
+          );
+        });
+      }
+    },
+  };
+}
+
+async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): Promise<void> {
+  const body = await exchange.body();
+  const { model: named, stream } = parse(body, chat);
+  const { req, origin } = exchange;
+  const request = {
+    type: "openai.chat",
+    contentType: req.headers["content-type"] ?? "application/json",
+    body,
+    stream: stream === true,
+    headers: forwarded(origin.headers),
+    ...split(named, node.targets),
+  };
+  await answer(node, exchange, request, dialect, keepAlive);
+}
+
+/**
+ * `provider_id:model` names a provider, anything else is routed. Model names may have colons of their own (`llama3:8b`):
+ * only a peer id, or the name of a local provider whose model it is not, counts as a provider.
+ */
+export function split(named: string, targets: Iterable<Target>): { model: string; providerId?: string } {
+  const colon = named.indexOf(":");
+  if (colon <= 0) return { model: named };
+  const providerId = named.slice(0, colon);
+  const direct = { model: named.slice(colon + 1), providerId };
+  if (isPeerId(providerId)) return direct;
+  let local = false;
+  for (const target of targets) {
+    if (target.model.id === named) return { model: named };
+    if (target.local && target.provider === providerId) local = true;
+  }
+  return local ? direct : { model: named };
+}
+
+interface Listed {
+  readonly id: string;
+  readonly object: "model";
+  readonly created: number;
+  readonly owned_by: string;
+}
+
+/** What can be called now, each model once. */
+function listModels(targets: Iterable<Target>, created: number): Listed[] {
+  const models = new Map<string, Listed>();
+  for (const { model, provider } of targets) {
+    if (models.has(model.id) || !model.types.some((type) => type.startsWith("openai."))) continue;
+    models.set(model.id, { id: model.id, object: "model", created, owned_by: provider });
+  }
+  return [...models.values()];
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+const dialect: Dialect = {
+  /** A chunk with a top-level error, as OpenRouter ends a stream: every OpenAI client throws on it. */
+  errorEvent(error, requestId, model) {
+    const { message, code } = error.toJSON().error;
+    const choices = [{ index: 0, delta: { content: "" }, finish_reason: "error" }];
+    const created = Math.floor(Date.now() / 1_000);
+    const chunk = {
+      id: requestId,
+      object: "chat.completion.chunk",
+      created,
+      model,
+      error: { code, message, type: error.toJSON().error.type },
+      choices,
+    };
+    return `data: ${JSON.stringify(chunk)}\n\n`;
+  },
+  /** A proxy's HTML page, or plain text, is no OpenAI error. */
+  unreadable({ statusCode, contentType, headers }) {
+    if (statusCode < 400 || /\bjson\b/i.test(contentType)) return undefined;
+    const seconds = Number(headers["retry-after"]);
+    const retryAfter = seconds > 0 ? { retryAfter: seconds * 1_000 } : {};
+    const kind = contentType.split(";")[0] || "no content type";
+    return new AimoError(
+      "UPSTREAM_FAILED",
+      `The provider's upstream answered ${statusCode} with ${kind} instead of an error object.`,
+      { status: statusCode, ...retryAfter },
+    );
+  },
+};

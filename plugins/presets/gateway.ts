@@ -1,0 +1,33 @@
+import type { PluginList } from "../../core/plugin.ts";
+import { aimoApi } from "../frontends/aimo-api.ts";
+import { http, type HttpOptions } from "../frontends/http.ts";
+import { openaiApi } from "../frontends/openai-api.ts";
+import { apiKeys } from "../guards/api-keys.ts";
+import { logger } from "../observers/logger.ts";
+import { roundRobin } from "../routers/round-robin.ts";
+import { libp2p } from "../transports/libp2p.ts";
+import { stream } from "../transports/stream.ts";
+
+export interface GatewayOptions extends HttpOptions {
+  /** Multiaddrs for peers. Default `/ip4/127.0.0.1/tcp/4001`. */
+  listen?: string[];
+  /** Multiaddrs of nodes to stay connected to. */
+  join?: string[];
+  /** What clients must send as a Bearer key. Default: the environment's `AIMO_API_KEY`, if set. */
+  key?: string;
+}
+
+/** A node that clients talk to over HTTP, and providers join over libp2p. */
+export function gateway(options: GatewayOptions = {}): PluginList {
+  const { listen = ["/ip4/127.0.0.1/tcp/4001"], join = [], key = process.env["AIMO_API_KEY"], ...server } = options;
+  return [
+    logger(),
+    key && apiKeys({ keys: [key] }),
+    http(server),
+    openaiApi(),
+    aimoApi(),
+    libp2p({ listen, join }),
+    stream(),
+    roundRobin(),
+  ];
+}

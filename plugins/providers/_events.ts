@@ -1,0 +1,111 @@
+import { MAX_CHUNK } from "../../core/frame.ts";
+import type { Usage } from "../../core/frame.ts";
+
+const LF = 0x0a;
+const CR = 0x0d;
+
+/** Cuts a byte stream of server-sent events at the ends of events; the bytes stay as they are. */
+export interface EventSplitter {
+  /** Gives whole events; `partial` when one longer than 64 KiB has to go on. */
+  push(bytes: Buffer): { readonly bytes: Buffer; readonly partial: boolean } | undefined;
+  /** The unfinished event at the end. */
+  rest(): Buffer;
+}
+
+export function createEventSplitter(): EventSplitter {
+  let rest: Buffer = Buffer.alloc(0);
+  return {
+    push(piece) {
+      const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
+      const end = lastBoundary(bytes, rest.length);
+      if (end === 0 && bytes.length < MAX_CHUNK) {
+        rest = bytes;
+        return undefined;
+      }
+      const partial = end === 0;
+      rest = partial ? Buffer.alloc(0) : bytes.subarray(end);
+      return { bytes: partial ? bytes : bytes.subarray(0, end), partial };
+    },
+    rest: () => rest,
+  };
+}
+
+/** Just behind the last blank line; 0 when there is none behind `from`, up to where all was searched before. */
+function lastBoundary(bytes: Buffer, from: number): number {
+  for (let end = bytes.length; end >= 2 && end > from; end--) {
+    const last = bytes[end - 1];
+    const before = bytes[end - 2];
+    if (last === CR && before === CR) return end;
+    if (last !== LF) continue;
+    if (before === LF) return end;
+    if (before === CR && (bytes[end - 3] === LF || bytes[end - 3] === CR)) return end;
+  }
+  return 0;
+}
+
+/** What the events in `bytes` say, as far as routing cares. Only read until something of substance has come. */
+export interface Reading {
+  /** Text, tool calls, reasoning, a refusal, an end: the call cannot move to another provider any more. */
+  readonly substance: boolean;
+  /** The first event is an error. */
+  readonly error?: { readonly message?: string; readonly code?: unknown };
+}
+
+export function readEvents(bytes: Buffer): Reading {
+  for (const line of bytes.toString().split(/\r\n|\n|\r/)) {
+    if (!line.startsWith("data:")) continue;
+    const data = line.slice(5).trim();
+    if (data === "") continue;
+    const value = parse(data);
+    if (value === undefined) return { substance: true }; // [DONE], or nothing we understand
+    const { error } = value as { error?: { message?: string; code?: unknown } | string };
+    if (typeof error === "string") return { substance: false, error: { message: error } };
+    if (typeof error === "object" && error !== null) return { substance: false, error };
+    const { choices } = value as { choices?: unknown };
+    if (!Array.isArray(choices) || choices.some(hasSubstance)) return { substance: true };
+  }
+  return { substance: false };
+}
+
+function hasSubstance(choice: { delta?: Record<string, unknown>; text?: unknown; finish_reason?: unknown }): boolean {
+  if (choice.finish_reason || choice.text) return true;
+  return Object.entries(choice.delta ?? {}).some(
+    ([key, value]) => key !== "role" && value !== null && value !== "" && !(Array.isArray(value) && value.length === 0),
+  );
+}
+
+/** The usage that the events in `bytes` tell, if they do; `"usage":null` costs no parsing. */
+export function findUsage(bytes: Buffer): Usage | undefined {
+  const at = bytes.lastIndexOf('"usage"');
+  if (at === -1) return undefined;
+  let next = at + 7;
+  while (bytes[next] === 0x20 || bytes[next] === 0x3a) next++;
+  if (bytes[next] !== 0x7b) return undefined;
+  const start = Math.max(bytes.lastIndexOf(LF, at), bytes.lastIndexOf(CR, at)) + 1;
+  const line = bytes.indexOf(LF, at);
+  const text = bytes.toString("utf8", start, line === -1 ? bytes.length : line);
+  return toUsage(parse(text.startsWith("data:") ? text.slice(5) : text));
+}
+
+/** From an OpenAI answer or chunk. */
+export function toUsage(value: unknown): Usage | undefined {
+  const { usage } = (value ?? {}) as {
+    usage?: { prompt_tokens?: unknown; completion_tokens?: unknown; cost?: unknown };
+  };
+  if (typeof usage !== "object" || usage === null) return undefined;
+  const { prompt_tokens: prompt, completion_tokens: completion, cost } = usage;
+  return {
+    ...(typeof prompt === "number" && { promptTokens: prompt }),
+    ...(typeof completion === "number" && { completionTokens: completion }),
+    ...(typeof cost === "number" && { cost }),
+  };
+}
+
+function parse(text: string): object | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? value : undefined;
+  } catch {
+    return undefined;
+  }
+}

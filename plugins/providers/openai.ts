@@ -1,0 +1,327 @@
+import {
+  Agent as HttpAgent,
+  request as requestHttp,
+  type ClientRequest,
+  type IncomingMessage,
+  type RequestOptions,
+} from "node:http";
+import { Agent as HttpsAgent, request as requestHttps } from "node:https";
+import { z } from "zod";
+import type { Call } from "../../core/call.ts";
+import { checkOptions } from "../../core/config.ts";
+import { AimoError } from "../../core/error.ts";
+import type { Headers, ModelCard, RequestFrame, Usage } from "../../core/frame.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Provider, Reply, Wait } from "../../core/parts.ts";
+import type { Plugin } from "../../core/plugin.ts";
+import { createEventSplitter, findUsage, readEvents, toUsage } from "./_events.ts";
+import { withModel } from "./_model.ts";
+
+export interface OpenaiOptions {
+  /** Where the API's routes begin: `http://127.0.0.1:11434/v1`. */
+  url: string;
+  /** Tells several of them apart. Default "openai". */
+  name?: string;
+  /** Names or cards; when none are given the list is read from the upstream, and again every 30 s. */
+  models?: (string | ModelCard)[];
+  /** The upstream's key. Default: the environment's `AIMO_UPSTREAM_KEY`. */
+  key?: string;
+  /** Sent with each request. */
+  headers?: Headers;
+}
+
+const schema = z.strictObject({
+  url: z.url({ protocol: /^https?$/, error: 'must be a URL such as "http://127.0.0.1:11434/v1"' }),
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][\w.-]*$/, "must consist of letters, digits, dots and dashes")
+    .optional(),
+  models: z
+    .array(
+      z.union([
+        z.string().min(1),
+        z.custom<ModelCard>(
+          (card) => typeof (card as ModelCard | null)?.id === "string",
+          "must be a name or a model card",
+        ),
+      ]),
+    )
+    .optional(),
+  key: z.string().optional(),
+  headers: z.record(z.string(), z.string()).default({}),
+});
+
+/** What the adapter answers: chat completions, and whatever else the API has, by `endpoint`. */
+const TYPES = ["openai.chat", "http"];
+/** Default routes. */
+const ENDPOINTS: Record<string, string> = { "openai.chat": "chat/completions", http: "chat/completions" };
+/** Between two looks at the upstream's model list; shorter while it is empty. ms */
+const REFRESH = 30_000;
+const REFRESH_EMPTY = 2_000;
+const LIST_WITHIN = 3_000;
+/** Belong to one connection, or would say something about this node that is not so. */
+const DROPPED =
+  /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
+
+/** Any OpenAI-compatible URL: Ollama, vLLM, llama.cpp, a hosted API. Bodies and events pass byte for byte. */
+export function openai(options: OpenaiOptions): Plugin {
+  const {
+    url,
+    name = "openai",
+    models: given,
+    key = process.env["AIMO_UPSTREAM_KEY"],
+    headers,
+  } = checkOptions("provider-openai", schema, options);
+  const base = new URL(url.endsWith("/") ? url : `${url}/`);
+  const agent = base.protocol === "https:" ? new HttpsAgent({ keepAlive: true }) : new HttpAgent({ keepAlive: true });
+  const common = { ...headers, "accept-encoding": "identity", ...(key && { authorization: `Bearer ${key}` }) };
+  let node: AimoNode;
+  let models: readonly ModelCard[] = given?.map(toCard) ?? [];
+  let failures = 0;
+  let cancel: () => void = () => undefined;
+
+  function send(path: string, init: RequestOptions): ClientRequest {
+    const make = base.protocol === "https:" ? requestHttps : requestHttp;
+    return make(new URL(path, base), { ...init, agent, headers: { ...common, ...init.headers } });
+  }
+
+  /** A list that cannot be read twice in a row is an upstream that cannot be called. */
+  async function refresh(): Promise<void> {
+    try {
+      const found = (await readList(send)).map(toCard);
+      failures = 0;
+      if (JSON.stringify(found) !== JSON.stringify(models)) models = found;
+    } catch (cause) {
+      if (++failures === 2 || models.length === 0) {
+        if (failures <= 2)
+          node.log(
+            "warn",
+            `cannot read the model list of ${base.origin}: ${cause instanceof Error ? cause.message : String(cause)}`,
+          );
+        if (models.length > 0) models = [];
+      }
+    }
+    cancel = node.runtime.setTimeout(models.length > 0 ? REFRESH : REFRESH_EMPTY, () => void refresh());
+  }
+
+  const provider: Provider = {
+    name,
+    get models() {
+      return models;
+    },
+    handle: (request, reply, call) => relay(request, reply, call, send, node.config.limits.body),
+  };
+  return {
+    name: options.name === undefined ? "provider-openai" : `provider-openai:${name}`,
+    options: { url, name, models: given, headers: Object.keys(headers), key: key ? "(set)" : undefined },
+    provider,
+    async setup(face) {
+      node = face;
+      if (given === undefined) await refresh();
+    },
+    close() {
+      cancel();
+      agent.destroy();
+    },
+  };
+}
+
+function toCard(model: string | ModelCard): ModelCard {
+  return typeof model === "string" ? { id: model, types: TYPES } : { ...model, types: model.types ?? TYPES };
+}
+
+type Send = (path: string, init: RequestOptions) => ClientRequest;
+
+/** One request, one reply. Resolves when the reply has ended; throws when the upstream could not be asked. */
+async function relay(request: RequestFrame, reply: Reply, call: Call, send: Send, limit: number): Promise<void> {
+  const { type, endpoint = ENDPOINTS[type], method = "POST", contentType, model } = request;
+  if (endpoint === undefined)
+    throw new AimoError("INVALID_MESSAGE_FORMAT", `This provider has no route for requests of type ${type}.`);
+  const json = /\bjson\b/i.test(contentType);
+  const body = json && model !== undefined ? withModel(request.body, model) : request.body;
+  const headers = { ...request.headers, "content-type": contentType, "content-length": body.length };
+  const path = endpoint.replace(/^\/+/, "");
+  const response = await ask(() => send(path, { method, headers }), body, call.signal);
+  const kind = response.headers["content-type"] ?? "";
+  const encoded = response.headers["content-encoding"] !== undefined;
+  if (type === "openai.chat" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
+    response.destroy();
+    throw new AimoError("UPSTREAM_FAILED", "The provider's upstream answered with a web page; is its URL right?");
+  }
+  return /^text\/event-stream\b/i.test(kind) && !encoded
+    ? streamEvents(response, reply, call)
+    : collect(response, reply, call, limit);
+}
+
+/** A kept connection that the upstream closed meanwhile is no failure: the request is sent once more. */
+async function ask(
+  make: () => ClientRequest,
+  body: Uint8Array,
+  signal: AbortSignal,
+  again = true,
+): Promise<IncomingMessage> {
+  signal.throwIfAborted();
+  const request = make();
+  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+  const abort = (): void => void request.destroy();
+  signal.addEventListener("abort", abort, { once: true });
+  // `close` also comes after a whole answer: from then on there is nothing to abort.
+  request.once("close", () => signal.removeEventListener("abort", abort));
+  request.on("response", resolve);
+  request.on("error", reject);
+  request.end(body);
+  try {
+    return await promise;
+  } catch (cause) {
+    const { code = "", message } = cause as NodeJS.ErrnoException;
+    if (again && request.reusedSocket && (code === "ECONNRESET" || code === "EPIPE") && !signal.aborted)
+      return ask(make, body, signal, false);
+    throw new AimoError("UPSTREAM_FAILED", "The provider's upstream cannot be reached.", {
+      cause,
+      detail: code || message,
+    });
+  }
+}
+
+function headOf(response: IncomingMessage): { status: number; headers: Headers; contentType: string } {
+  const headers: Headers = {};
+  for (const [name, value] of Object.entries(response.headers))
+    if (value !== undefined && !DROPPED.test(name)) headers[name] = String(value);
+  return {
+    status: response.statusCode ?? 502,
+    headers,
+    contentType: response.headers["content-type"] ?? "application/octet-stream",
+  };
+}
+
+/** Whole events, as they come. */
+function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Promise<void> {
+  const splitter = createEventSplitter();
+  let preamble = true;
+  let usage: Usage | undefined;
+  let last: Buffer = Buffer.alloc(0);
+  reply.head(headOf(response));
+  return pump(response, call, {
+    data(piece) {
+      const next = splitter.push(piece);
+      if (next === undefined) return undefined;
+      const { bytes, partial } = next;
+      last = bytes;
+      if (preamble) {
+        const { substance, error } = readEvents(bytes);
+        if (error) throw upstreamError(error);
+        preamble = !substance && !partial;
+      }
+      usage = findUsage(bytes) ?? usage;
+      return reply.chunk(bytes, { preamble, partial });
+    },
+    end() {
+      const rest = splitter.rest();
+      const sized =
+        response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
+      // Without a length the end of the connection is all there is: only [DONE] tells an end from a death.
+      if (!sized && !last.includes("[DONE]") && !rest.includes("[DONE]")) throw cut();
+      reply.end({ ...(rest.length > 0 && { body: rest }), ...(usage && { usage }) });
+    },
+  });
+}
+
+/** In one piece up to `limit`, so that it can still be judged as a whole; beyond it, piece by piece. */
+function collect(response: IncomingMessage, reply: Reply, call: Call, limit: number): Promise<void> {
+  const head = headOf(response);
+  const pieces: Buffer[] = [];
+  let size = 0;
+  let streaming = Number(response.headers["content-length"] ?? 0) > limit;
+  if (streaming) reply.head(head);
+  return pump(response, call, {
+    data(piece) {
+      if (streaming) return reply.chunk(piece);
+      pieces.push(piece);
+      size += piece.length;
+      if (size <= limit) return undefined;
+      streaming = true;
+      reply.head(head);
+      return reply.chunk(Buffer.concat(pieces.splice(0), size));
+    },
+    end() {
+      if (streaming) return void reply.end();
+      const body = Buffer.concat(pieces, size);
+      const usage = /\bjson\b/i.test(head.contentType) ? usageOf(body) : undefined;
+      reply.send(body, { ...head, ...(usage && { usage }) });
+    },
+  });
+}
+
+function usageOf(body: Buffer): Usage | undefined {
+  try {
+    return toUsage(JSON.parse(body.toString()));
+  } catch {
+    return undefined;
+  }
+}
+
+/** From the socket's data event to the reply in one call stack; the socket pauses while the reader is behind. */
+function pump(
+  response: IncomingMessage,
+  call: Call,
+  { data, end }: { data(piece: Buffer): Wait; end(): void },
+): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const fail = (error: unknown): void => {
+    reject(error);
+    response.destroy();
+  };
+  response.on("data", (piece: Buffer) => {
+    try {
+      const wait = data(piece);
+      if (wait === undefined) return;
+      response.pause();
+      void wait.then(() => response.resume());
+    } catch (error) {
+      fail(error);
+    }
+  });
+  response.on("end", () => {
+    try {
+      end();
+      resolve();
+    } catch (error) {
+      fail(error);
+    }
+  });
+  response.on("error", () => reject(cut()));
+  response.on("close", () => (response.complete ? undefined : reject(cut())));
+  if (call.signal.aborted) response.destroy();
+  return promise;
+}
+
+function cut(): AimoError {
+  return new AimoError("STREAM_INTERRUPTED", "The provider's upstream broke off before the answer was complete.");
+}
+
+/** An error event in place of an answer. */
+function upstreamError({
+  message = "The provider's upstream failed.",
+  code,
+}: {
+  message?: string;
+  code?: unknown;
+}): AimoError {
+  const status = typeof code === "number" && code >= 400 && code <= 599 ? code : undefined;
+  const retryable = status === undefined || status === 408 || status === 429 || status >= 500;
+  return new AimoError("UPSTREAM_FAILED", String(message).slice(0, 1_000), {
+    retryable,
+    ...(status !== undefined && { status }),
+  });
+}
+
+/** The names in the upstream's own list. */
+async function readList(send: Send): Promise<string[]> {
+  const signal = AbortSignal.timeout(LIST_WITHIN);
+  const response = await ask(() => send("models", { method: "GET" }), Buffer.alloc(0), signal);
+  const pieces: Buffer[] = [];
+  for await (const piece of response) pieces.push(piece as Buffer);
+  if (response.statusCode !== 200) throw new Error(`it answered ${response.statusCode}`);
+  const { data } = JSON.parse(Buffer.concat(pieces).toString()) as { data?: { id?: unknown }[] };
+  return (data ?? []).flatMap(({ id }) => (typeof id === "string" ? [id] : []));
+}

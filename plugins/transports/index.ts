@@ -1,0 +1,3 @@
+export { libp2p, type Libp2pOptions, type Libp2pService } from "./libp2p.ts";
+export { memory, type MemoryOptions } from "./memory.ts";
+export { stream } from "./stream.ts";

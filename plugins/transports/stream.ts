@@ -1,0 +1,166 @@
+import type { Connection, Stream } from "@libp2p/interface";
+import { AimoError } from "../../core/error.ts";
+import type { Link, LinkEvents, Transport, Wait } from "../../core/parts.ts";
+import type { Plugin } from "../../core/plugin.ts";
+import type { AimoNode } from "../../core/node.ts";
+import { MAX_MESSAGE } from "../../core/wire/codec.ts";
+import { createDeframer, joinFramed } from "../../core/wire/framing.ts";
+
+const PROTOCOL = "/aimo/link/1.0.0";
+const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
+/** One stream a connection is enough; some room for a peer that reconnects. */
+const STREAMS = { maxInboundStreams: 8, maxOutboundStreams: 8 } as const;
+/** ms until a stream that could not be opened is tried again. */
+const REOPEN = 500;
+
+/**
+ * Direct streams: one long-lived libp2p stream per connection carries all calls between two nodes. The side that
+ * dialled opens it, so a provider that only dials out is served over its own connection.
+ */
+export function stream(): Plugin {
+  const links = new Set<Link>();
+  let accept: Parameters<Transport["listen"]>[0];
+  let node: AimoNode;
+  let closing = false;
+
+  function attach(connection: Connection, raw: Stream, dialled: boolean): void {
+    // Over its limit the other side leaves us with a stream that is dead already.
+    if (raw.status !== "open") throw new Error(`the stream is ${raw.status}`);
+    const link = createLink(connection, raw, dialled);
+    links.add(link.link);
+    link.listen(accept(link.link), () => {
+      links.delete(link.link);
+      if (dialled && connection.status === "open") reopen(connection);
+    });
+  }
+
+  async function open(connection: Connection): Promise<void> {
+    if (closing || connection.status !== "open") return;
+    try {
+      attach(connection, await connection.newStream(PROTOCOL, STREAMS), true);
+    } catch (cause) {
+      const detail = cause instanceof Error ? cause.message : String(cause);
+      node.log("debug", "cannot open a stream yet", { peer: connection.remotePeer.toString(), detail });
+      if (connection.status === "open") reopen(connection);
+    }
+  }
+
+  const timers = new Set<() => void>();
+  function reopen(connection: Connection): void {
+    if (closing) return;
+    const cancel = node.runtime.setTimeout(REOPEN, () => {
+      timers.delete(cancel);
+      void open(connection);
+    });
+    timers.add(cancel);
+  }
+
+  const opened = ({ detail: connection }: CustomEvent<Connection>): void => {
+    if (connection.direction === "outbound") void open(connection);
+  };
+
+  return {
+    name: "transport-stream",
+    needs: ["libp2p"],
+    setup: (face) => void (node = face),
+    transport: {
+      async listen(take) {
+        accept = take;
+        const { host, start } = node.use("libp2p");
+        await host.handle(
+          PROTOCOL,
+          (raw, connection) => (closing ? raw.abort(new Error("closing")) : attach(connection, raw, false)),
+          STREAMS,
+        );
+        host.addEventListener("connection:open", opened);
+        await start();
+      },
+      async close() {
+        closing = true;
+        for (const cancel of timers) cancel();
+        for (const link of [...links]) link.close();
+        const host = node.find("libp2p")?.host;
+        host?.removeEventListener("connection:open", opened);
+        if (host?.status === "started") await host.unhandle(PROTOCOL);
+      },
+    },
+  };
+}
+
+function createLink(
+  connection: Connection,
+  raw: Stream,
+  dialled: boolean,
+): { link: Link; listen(events: LinkEvents, gone: () => void): void } {
+  let events: LinkEvents | undefined;
+  let gone: (() => void) | undefined;
+  let closed = false;
+
+  function shut(error?: AimoError): void {
+    if (closed) return;
+    closed = true;
+    events?.closed(error);
+    gone?.();
+  }
+
+  const link: Link = {
+    peer: connection.remotePeer.toString(),
+    via: "stream",
+    rank: 0,
+    dialled,
+    caps: CAPS,
+    send(messages): Wait {
+      if (raw.writeStatus !== "writable") return undefined;
+      try {
+        return raw.send(joinFramed(messages)) ? undefined : drained(raw);
+      } catch (cause) {
+        link.close(new AimoError("NETWORK_ERROR", "the stream failed", { cause }));
+      }
+    },
+    close(error) {
+      if (closed) return;
+      shut(error);
+      // A peer that is silent or breaks the protocol loses the connection; what a clean close has sent still arrives.
+      if (error) connection.abort(error);
+      else void raw.close().then(undefined, () => raw.abort(new Error("closing")));
+    },
+  };
+
+  return {
+    link,
+    listen(given, onGone) {
+      events = given;
+      gone = onGone;
+      const take = createDeframer((bytes) => given.message(bytes));
+      raw.addEventListener("message", ({ data }) => {
+        if (closed) return;
+        try {
+          take(data instanceof Uint8Array ? data : data.subarray());
+        } catch (error) {
+          link.close(AimoError.from(error));
+        }
+      });
+      raw.addEventListener("remoteCloseWrite", () => {
+        shut();
+        void raw.close().then(undefined, () => raw.abort(new Error("closing")));
+      });
+      // A killed peer looks like a clean close: sessions know from the receipt what was whole.
+      raw.addEventListener("close", ({ error }) =>
+        shut(error && new AimoError("NETWORK_ERROR", error.message, { cause: error })),
+      );
+    },
+  };
+}
+
+/** `onDrain()` of libp2p 3.3 waits only once in a stream's life; the event comes each time. */
+function drained(raw: Stream): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      raw.removeEventListener("drain", done);
+      raw.removeEventListener("close", done);
+      resolve();
+    };
+    raw.addEventListener("drain", done);
+    raw.addEventListener("close", done);
+  });
+}
