@@ -66,8 +66,12 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       const word = refusal.data.detail ?? "busy";
       return link.outbox.control(encodeHead(Type.ERROR, 0, number, errorHead(refusal, word)));
     }
-    const callee = answer(link, message, kernel, () => callees.delete(number));
-    callees.set(number, callee);
+    let over = false;
+    const callee = answer(link, message, kernel, () => {
+      over = true;
+      callees.delete(number);
+    });
+    if (!over) callees.set(number, callee);
   }
 
   const session: Session = {

@@ -12,6 +12,8 @@ const CAPS = { ordered: true, reliable: true, private: true, backpressure: true,
 const STREAMS = { maxInboundStreams: 8, maxOutboundStreams: 8 } as const;
 /** ms until a stream that could not be opened is tried again. */
 const REOPEN = 500;
+/** ms that a closing stream gets to send what lies in it. */
+const LINGER = 1_000;
 
 /**
  * Direct streams: one long-lived libp2p stream per connection carries all calls between two nodes. The side that
@@ -120,9 +122,9 @@ function createLink(
     close(error) {
       if (closed) return;
       shut(error);
-      // A peer that is silent or breaks the protocol loses the connection; what a clean close has sent still arrives.
-      if (error) connection.abort(error);
-      else void raw.close().then(undefined, () => raw.abort(new Error("closing")));
+      // What was sent still arrives, a BYE among it; a peer that is silent or breaks the protocol then loses the connection.
+      const done = raw.close({ signal: AbortSignal.timeout(LINGER) }).then(undefined, () => raw.abort(new Error("closing")));
+      if (error) void done.finally(() => connection.abort(error));
     },
   };
 

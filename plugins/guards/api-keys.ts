@@ -1,0 +1,77 @@
+import { createHash, timingSafeEqual } from "node:crypto";
+import { z } from "zod";
+import { AimoError, checkOptions, type Headers, type Plugin } from "../../core/index.ts";
+
+export interface ApiKeysOptions {
+  /** What clients may send: printable ASCII without spaces, each at least 8 characters; at least one key. */
+  keys: string[];
+}
+
+const schema = z.strictObject({
+  keys: z
+    .array(
+      z
+        .string()
+        .min(8, "a key must have at least 8 characters")
+        // Anything else could not be told apart in an HTTP header, so the key would never match.
+        .regex(/^[\x21-\x7e]*$/, "a key must consist of printable ASCII without spaces"),
+    )
+    .min(1, "must hold at least one key"),
+});
+
+interface Known {
+  readonly digest: Buffer;
+  /** Names the key in logs and ledgers without giving it away. */
+  readonly label: string;
+}
+
+/** Admits clients that send one of the keys, as `Authorization: Bearer …` or as `X-Api-Key`. Peers are not its business. */
+export function apiKeys(options: ApiKeysOptions): Plugin {
+  const { keys } = checkOptions("guard-api-keys", schema, options);
+  const known = keys.map(toKnown);
+  return {
+    name: "guard-api-keys",
+    enforce: "pre",
+    // The labels: they show no key, and differ when a key was changed.
+    options: { keys: known.map(({ label }) => label) },
+    provides: ["auth"],
+    hooks: {
+      "client:admit"(origin) {
+        if (origin.kind !== "client") return;
+        const key = readKey(origin.headers);
+        if (key === undefined)
+          throw new AimoError(
+            "UNAUTHORIZED",
+            'This node wants an API key: send it in the header "Authorization: Bearer <key>".',
+          );
+        const match = find(known, key);
+        if (match === undefined) throw new AimoError("UNAUTHORIZED", "The API key is not one that this node knows.");
+        origin.client = match.label;
+      },
+    },
+    setup: (node) => node.provide("auth", true),
+  };
+}
+
+function toKnown(key: string): Known {
+  const digest = sha256(key);
+  return { digest, label: `key-${digest.toString("hex", 0, 4)}` };
+}
+
+/** OpenAI's clients send a Bearer token, Anthropic's `x-api-key`. */
+function readKey({ authorization = "", "x-api-key": apiKey = "" }: Readonly<Headers>): string | undefined {
+  const bearer = /^bearer +(\S+) *$/i.exec(authorization)?.[1];
+  return bearer ?? (apiKey.trim() || undefined);
+}
+
+/** In constant time: digests have one length, and no match ends the search. */
+function find(known: readonly Known[], key: string): Known | undefined {
+  const digest = sha256(key);
+  let match: Known | undefined;
+  for (const each of known) if (timingSafeEqual(each.digest, digest)) match = each;
+  return match;
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}

@@ -1,0 +1,1 @@
+export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";

@@ -1,0 +1,1 @@
+export { logger, type LoggerOptions } from "./logger.ts";

@@ -1,0 +1,3 @@
+export { custom, type CustomOptions } from "./custom.ts";
+export { demo, type DemoOptions } from "./demo.ts";
+export { openai, type OpenaiOptions } from "./openai.ts";

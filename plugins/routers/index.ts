@@ -1,0 +1,2 @@
+export { first } from "./first.ts";
+export { roundRobin } from "./round-robin.ts";
