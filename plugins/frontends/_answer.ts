@@ -96,12 +96,15 @@ export async function answer(
     res.end(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`);
   }
 
+  let failed = false;
   function fail(error: AimoError): undefined {
+    failed = true;
     if (!res.headersSent) {
       res.setHeader("x-request-id", requestId);
       return void sendError(res, error);
     }
-    if (!events || partial) return void res.destroy();
+    // What arrived still goes out; without an end the client sees that it was cut.
+    if (!events || partial) return void node.runtime.turn(() => res.socket?.destroySoon());
     res.once("finish", () => res.socket?.destroySoon());
     res.end(dialect.errorEvent(error, requestId, request.model));
   }
@@ -110,9 +113,9 @@ export async function answer(
     return (drained ??= whenDrained(res).then(() => void (drained = undefined)));
   }
 
-  const outcome = await node.open({ ...request, requestId }, { write }, { origin, signal });
+  await node.open({ ...request, requestId }, { write }, { origin, signal });
   watch?.stop();
-  if (outcome.status === "cancelled" && !res.writableEnded) res.destroy();
+  if (!failed && !res.writableEnded) res.destroy();
 }
 
 /** The socket takes more, or is gone. */

@@ -1,0 +1,44 @@
+import { fileURLToPath } from "node:url";
+import { defineConfig } from "vitest/config";
+
+const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url));
+
+/** The names a user imports are the sources here, as in tsconfig.json. */
+const alias = [
+  { find: /^aimo$/, replacement: path("core/index.ts") },
+  { find: /^aimo\/testing$/, replacement: path("test/suites/index.ts") },
+  { find: /^aimo\/([a-z]+)$/, replacement: path("plugins/$1/index.ts") },
+];
+
+export default defineConfig({
+  resolve: { alias },
+  test: {
+    reporters: ["default", "./test/reporter.ts"],
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["test/{core,plugins,types,kit}/**/*.test.ts", "test/*.test.ts"],
+          testTimeout: 10_000,
+          // vitest leaves one core free, which is half of a small machine.
+          maxWorkers: "100%",
+          // Not 0: with one worker vitest runs group 0 last.
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "e2e",
+          // Several processes each, and timing counts: one file after the other, when nothing else runs.
+          include: ["test/e2e/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 2 },
+        },
+      },
+    ],
+  },
+});
