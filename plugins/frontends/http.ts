@@ -219,6 +219,8 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, render
       json: async (shape) => parse(await body(), shape),
     });
     if (result !== undefined && !res.headersSent) send(res, 200, result);
+    // Once this returns h3 would end an answer that is about to be cut, and make it look whole.
+    if (!res.writableEnded && !res.closed) await new Promise((resolve) => res.once("close", resolve));
   } catch (cause) {
     fail(node, req, res, cause, render);
   }
