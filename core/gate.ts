@@ -9,7 +9,8 @@ import {
   type Usage,
 } from "./frame.ts";
 import type { Listeners } from "./listeners.ts";
-import type { HeadInit, LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
+import type { LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
+import { createReply, cut, isLast, isPreamble, sizeOf } from "./reply.ts";
 import { idle, type Runtime } from "./runtime.ts";
 import type { Seal } from "./wire/receipt.ts";
 
@@ -51,8 +52,6 @@ export interface GateInit {
   /** Could another target be tried? */
   hasNext(): boolean;
 }
-
-const EMPTY = new Uint8Array(0);
 
 export function openGate(init: GateInit): Gate {
   const { call, attempt, sink, listeners, runtime, provider, seal, timeouts, hasNext } = init;
@@ -187,31 +186,7 @@ export function openGate(init: GateInit): Gate {
     return result;
   }
 
-  const requestId = call.id;
-  let headed = false;
-  function response(body: Uint8Array, streamDone: boolean, head: HeadInit = {}): Wait {
-    headed = true;
-    const { status: statusCode = 200, headers = {}, contentType = "application/json" } = head;
-    return write({ messageType: "Response", requestId, statusCode, headers, contentType, body, streamDone });
-  }
-  function chunk(body: Uint8Array, isFinal: boolean, flags?: { preamble?: boolean; partial?: boolean }): Wait {
-    if (!headed) response(EMPTY, false);
-    return write({ messageType: "StreamChunk", requestId, chunkIndex: 0, body, isFinal, ...flags });
-  }
-
-  const reply: Reply = {
-    write,
-    head: (head) => (headed ? undefined : response(EMPTY, false, head)),
-    chunk: (body, flags) => chunk(toBytes(body), false, flags),
-    end(last = {}) {
-      usage = last.usage;
-      return chunk(toBytes(last.body ?? EMPTY), true);
-    },
-    send(body, head) {
-      usage = head?.usage;
-      return response(toBytes(body), true, head);
-    },
-  };
+  const reply = createReply(call.id, write, (told) => (usage = told));
   return { reply, signal: controller.signal, verdict, fail, returned: (error) => (ended ? undefined : fail(error)) };
 }
 
@@ -229,39 +204,4 @@ function refusal({ statusCode, headers }: ResponseFrame): AimoError {
   const retryAfter = seconds > 0 ? { retryAfter: seconds * 1_000 } : {};
   const message = `The provider's upstream answered ${statusCode}.`;
   return new AimoError("UPSTREAM_FAILED", message, { status: statusCode, retryable: true, ...retryAfter });
-}
-
-function isLast(frame: ReplyFrame): boolean {
-  if (frame.messageType === "StreamChunk") return frame.isFinal;
-  return frame.messageType === "Error" || frame.streamDone;
-}
-
-function isPreamble(frame: ResponseFrame | StreamChunkFrame): boolean {
-  if (frame.messageType === "Response") return !frame.streamDone;
-  return frame.preamble === true && !frame.isFinal;
-}
-
-/** A chunk above 64 KiB becomes several, all but the last `partial`. */
-function cut(frame: ReplyFrame): readonly ReplyFrame[] {
-  if (frame.messageType !== "StreamChunk" || frame.body.length <= MAX_CHUNK) return [frame];
-  const { body, isFinal, partial = false } = frame;
-  const pieces: StreamChunkFrame[] = [];
-  for (let at = 0; at < body.length; at += MAX_CHUNK) {
-    const last = at + MAX_CHUNK >= body.length;
-    pieces.push({
-      ...frame,
-      body: body.subarray(at, at + MAX_CHUNK),
-      partial: !last || partial,
-      isFinal: last && isFinal,
-    });
-  }
-  return pieces;
-}
-
-function sizeOf(frame: ReplyFrame): number {
-  return frame.messageType === "Error" ? 0 : frame.body.length;
-}
-
-function toBytes(body: Uint8Array | string): Uint8Array {
-  return typeof body === "string" ? Buffer.from(body) : body;
 }

@@ -118,9 +118,10 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (next > 0xffff_ffff)
         throw new AimoError("NETWORK_ERROR", "This link has no call numbers left; it must be made anew.");
       const number = next++;
-      const { opener, done } = openOver(link, number, target, frame, reply, call, kernel, () => openers.delete(number));
+      const forget = (): void => void openers.delete(number);
+      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget });
       openers.set(number, opener);
-      await done;
+      await opener.done;
     },
   };
 

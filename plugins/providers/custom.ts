@@ -23,7 +23,11 @@ export interface CustomOptions {
 
 const isFunction = (value: unknown): boolean => typeof value === "function";
 
-const card = z.looseObject({ id: z.string().min(1), types: z.array(z.string().min(1)).min(1) });
+const isName = (value: unknown): boolean => typeof value === "string" && value !== "";
+const isModel = (value: unknown): boolean => {
+  const { id, types } = (value ?? {}) as { id?: unknown; types?: unknown };
+  return isName(value) || (isName(id) && Array.isArray(types) && types.length > 0 && types.every(isName));
+};
 const schema = z
   .strictObject({
     name: z
@@ -31,7 +35,7 @@ const schema = z
       .regex(/^[A-Za-z0-9][\w.-]*$/, "must consist of letters, digits, dots and dashes")
       .optional(),
     models: z
-      .array(z.union([z.string().min(1), card], "must be a name, or a card with `id` and `types`"))
+      .array(z.custom<string | ModelCard>(isModel, "must be a name, or a card with `id` and `types`"))
       .min(1, "must name at least one model"),
     handle: z.custom<CustomOptions["handle"]>(isFunction, "must be a function").optional(),
     generate: z.custom<CustomOptions["generate"]>(isFunction, "must be a function").optional(),
@@ -55,6 +59,6 @@ export function custom(options: CustomOptions): Plugin {
   };
 }
 
-function toCard(model: string | z.infer<typeof card>): ModelCard {
-  return typeof model === "string" ? { id: model, types: ["openai.chat", "http"] } : (model as ModelCard);
+function toCard(model: string | ModelCard): ModelCard {
+  return typeof model === "string" ? { id: model, types: ["openai.chat", "http"] } : model;
 }

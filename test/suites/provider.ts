@@ -17,9 +17,12 @@ export interface ProviderUnderTest {
   readonly plugin: Plugin;
   /** A model that it offers. */
   readonly model: string;
-  /** What stands behind it, if anything; without it the cases about upstreams are skipped. */
-  readonly upstream?: Upstream;
   close?(): Awaitable<void>;
+}
+
+/** A provider that asks somebody else, whom the test plays. */
+export interface AdapterUnderTest extends ProviderUnderTest {
+  readonly upstream: Upstream;
 }
 
 export interface Upstream {
@@ -47,15 +50,6 @@ export function testProvider(make: () => Awaitable<ProviderUnderTest>, skip: Ski
 export function providerCases(make: () => Awaitable<ProviderUnderTest>): Record<string, Case> {
   const given = (check: (stage: Stage) => Promise<void>): Case => {
     return async () => on(await make(), check);
-  };
-  const behind = (check: (stage: Stage, upstream: Upstream) => Promise<void>, config?: Partial<NodeConfig>): Case => {
-    return async (test) => {
-      const subject = await make();
-      const { upstream } = subject;
-      if (upstream !== undefined) return on(subject, (stage) => check(stage, upstream), config);
-      await subject.close?.();
-      test.skip("it has no upstream");
-    };
   };
   return {
     "its model cards are well-formed": given(async ({ node, model }) => {
@@ -137,6 +131,22 @@ export function providerCases(make: () => Awaitable<ProviderUnderTest>): Record<
       }
       await settled();
     }),
+  };
+}
+
+/** Runs the suite that every provider with an upstream must pass, beside `testProvider`. */
+export function testUpstream(make: () => Awaitable<AdapterUnderTest>, skip: Skip = {}): void {
+  defineSuite("upstream", upstreamCases(make), skip);
+}
+
+export function upstreamCases(make: () => Awaitable<AdapterUnderTest>): Record<string, Case> {
+  const behind = (check: (stage: Stage, upstream: Upstream) => Promise<void>, config?: Partial<NodeConfig>): Case => {
+    return async () => {
+      const subject = await make();
+      await on(subject, (stage) => check(stage, subject.upstream), config);
+    };
+  };
+  return {
     "what its upstream refuses arrives as it came": behind(async ({ ask }, upstream) => {
       upstream.behave("refuse");
       const { frames, outcome } = await ask(true);

@@ -1,0 +1,112 @@
+import { createHash } from "node:crypto";
+import { AimoError } from "../error.ts";
+import { MAX_CHUNK, type Receipt, type ReplyFrame, type RequestFrame, type ResponseFrame } from "../frame.ts";
+import { EMPTY, Flag, malformed, type Type } from "./codec.ts";
+import type { Head } from "./heads.ts";
+import { readReceipt, sha256 } from "./receipt.ts";
+
+/** A chunk that goes on comes in pieces of at most this size while other calls wait (PROTOCOL §1). */
+const PIECE = 16_384;
+
+/** A reply as it comes over a link: checks offsets, joins what was cut, and knows at the end whether it is whole. */
+export interface Incoming {
+  /** The head has come. */
+  readonly begun: boolean;
+  /** It is joined, and checked, before any of it is passed on. */
+  readonly whole: boolean;
+  /** A head to pass on; nothing for a WHOLE reply, or one that is repeated. */
+  response(flags: number, head: Head<typeof Type.RESPONSE>): ReplyFrame | undefined;
+  /** A chunk to pass on, when this completes one. `limit` is the credit given. */
+  data(flags: number, offset: number, bytes: Uint8Array, limit: number): ReplyFrame | undefined;
+  /** The last frame. Throws STREAM_INTERRUPTED when total, digest and receipt do not agree: the reply is a loss. */
+  end(total: number, head: Head<typeof Type.END>): ReplyFrame & { readonly receipt: Receipt };
+}
+
+export function createIncoming(request: RequestFrame, provider: string, window: number, maxWhole: number): Incoming {
+  const { requestId } = request;
+  const hash = createHash("sha256");
+  const joinUpTo = Math.min(MAX_CHUNK, window / 2) - PIECE;
+  let head: Head<typeof Type.RESPONSE> | undefined;
+  let whole = false;
+  let received = 0;
+  let pieces: Uint8Array[] = []; // of a WHOLE reply, or of a chunk that goes on
+  let joined = 0;
+
+  function headFrame(from: Head<typeof Type.RESPONSE>, body: Uint8Array, streamDone: boolean): ResponseFrame {
+    const { status, contentType, headers } = from;
+    return {
+      messageType: "Response",
+      requestId,
+      statusCode: status,
+      headers: { ...headers },
+      contentType,
+      body,
+      streamDone,
+    };
+  }
+
+  function chunk(body: Uint8Array, flags: number, partial: boolean): ReplyFrame {
+    const preamble = (flags & Flag.PRE) !== 0;
+    return { messageType: "StreamChunk", requestId, chunkIndex: 0, body, partial, preamble, isFinal: false };
+  }
+
+  /** What is wrong with a reply that claims to have ended. */
+  function flaw(total: number, receipt: Receipt): string | undefined {
+    if (head === undefined) return "it has no head";
+    if (total !== received || receipt.bytes !== received)
+      return `it has ${received} of ${Math.max(total, receipt.bytes)} bytes`;
+    if (!hash.digest().equals(receipt.digest)) return "its digest is wrong";
+    if (receipt.request !== requestId || receipt.provider !== provider) return "its receipt is for another call";
+    if (!Buffer.from(receipt.requestDigest).equals(sha256(request.body))) return "its receipt is for another request";
+    return receipt.outcome === "complete" ? undefined : `its outcome is ${receipt.outcome}`;
+  }
+
+  return {
+    get begun() {
+      return head !== undefined;
+    },
+    get whole() {
+      return whole;
+    },
+    response(flags, next) {
+      if (head !== undefined) return undefined;
+      head = next;
+      whole = (flags & Flag.WHOLE) !== 0;
+      if (!whole) return headFrame(next, EMPTY, false);
+      if (next.bodyLength === undefined || next.bodyLength > maxWhole)
+        throw malformed(`a whole reply of ${next.bodyLength} bytes`);
+    },
+    data(flags, offset, bytes, limit) {
+      const { length } = bytes;
+      if (head === undefined) throw malformed("DATA before RESPONSE");
+      if (length === 0 || length > MAX_CHUNK) throw malformed(`DATA of ${length} bytes`);
+      if (offset !== received) throw malformed(`DATA at ${offset} instead of ${received}`);
+      received += length;
+      if (received > limit) throw malformed(`DATA beyond the granted ${limit}`);
+      if (whole && received > (head.bodyLength ?? 0)) throw malformed("more DATA than a whole reply was to have");
+      hash.update(bytes);
+      const more = (flags & Flag.MORE) !== 0;
+      if (!whole && !more && pieces.length === 0) return chunk(bytes, flags, false);
+      pieces.push(unshared(bytes));
+      joined += length;
+      if (whole || (more && joined <= joinUpTo)) return undefined;
+      const body = Buffer.concat(pieces, joined);
+      pieces = [];
+      joined = 0;
+      return chunk(body, flags, more);
+    },
+    end(total, { receipt: raw, signature }) {
+      const receipt = readReceipt(raw, signature);
+      const wrong = flaw(total, receipt);
+      if (head === undefined || wrong !== undefined)
+        throw new AimoError("STREAM_INTERRUPTED", `The reply is not whole: ${wrong}.`);
+      if (whole) return { ...headFrame(head, Buffer.concat(pieces, joined), true), receipt };
+      return { messageType: "StreamChunk", requestId, chunkIndex: 0, body: EMPTY, isFinal: true, receipt };
+    },
+  };
+}
+
+/** What is held longer than a turn is copied out of a large receive buffer, which it would keep alive. */
+export function unshared(bytes: Uint8Array): Uint8Array {
+  return bytes.byteLength * 2 > bytes.buffer.byteLength ? bytes : Uint8Array.prototype.slice.call(bytes);
+}
