@@ -34,6 +34,8 @@ export default defineConfig({
           // Several processes each, and timing counts: one file after the other, when nothing else runs.
           include: ["test/e2e/**/*.test.ts"],
           fileParallelism: false,
+          // Tests of what stays on the heap collect garbage first.
+          execArgv: ["--expose-gc"],
           testTimeout: 60_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 2 },

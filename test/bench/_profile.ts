@@ -25,7 +25,7 @@ export interface Shares {
 
 /** The first that fits counts. */
 const GROUPS: readonly [name: string, fits: RegExp][] = [
-  ["idle", /^\(idle\)|epoll/],
+  ["idle", /^\(idle\)|node:inspector/],
   ["garbage collection", /^\(garbage collector\)/],
   ["program (native, no frame)", /^\((program|root)\)/],
   ["socket writes", /^(writev|writeBuffer|write\w+String|shutdown|writeGeneric|sendto) (native)?$/],

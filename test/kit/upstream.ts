@@ -38,6 +38,8 @@ export interface Upstream extends AsyncDisposable {
   next(...answers: Answer[]): void;
   /** The `n`th chat request (from 0), once it is there. */
   request(n: number): Promise<Exchange>;
+  /** Lets go of the requests so far, for tests that look at the heap. */
+  forget(): void;
   /** Resolves when there are no open sockets. */
   idle(): Promise<void>;
   models: readonly string[];
@@ -91,6 +93,7 @@ export async function createUpstream(init: { answer?: Answer; models?: readonly 
       await until(() => requests.length > n);
       return requests[n] as Exchange;
     },
+    forget: () => void (requests.length = 0),
     idle: () => until(() => sockets.size === 0),
     async close() {
       if (!server.listening) return;

@@ -49,13 +49,10 @@ describe("says", () => {
       name: "guard-slow",
       hooks: { "call:start": () => new Promise<void>((resolve) => runtime.setTimeout(250, resolve)) },
     };
-    const node = await createNode({ plugins: [demo(), slow] }, runtime);
+    await using node = await createNode({ plugins: [demo(), slow] }, runtime);
     const text = said(node);
     await runtime.advance(250);
     expect(await text).toContain("On this node it took 250.0 ms");
-    const closed = node.close();
-    await runtime.advance(0);
-    await closed;
   });
 });
 
@@ -88,6 +85,7 @@ describe("a stream", () => {
   it("waits `delay` ms before each word, and leaves no timer when the client goes", async () => {
     const runtime = createVirtualRuntime();
     const node = await createNode({ plugins: [demo({ delay: 30 })], drain: 0 }, runtime);
+    const own = runtime.pending;
     const leave = new AbortController();
     const frames: ReplyFrame[] = [];
     const done = collect(node, chat("demo", { stream: true }), {
@@ -102,8 +100,9 @@ describe("a stream", () => {
     expect(frames).toHaveLength(5);
     leave.abort();
     expect((await done).outcome.status).toBe("cancelled");
-    expect(runtime.pending).toBe(0);
+    expect(runtime.pending).toBe(own);
     await node.close();
+    expect(runtime.pending).toBe(0);
   });
 });
 

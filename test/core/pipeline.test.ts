@@ -1,0 +1,837 @@
+import { describe, expect, it } from "vitest";
+import {
+  AimoError,
+  createNode,
+  verifyReceipt,
+  type AimoNode,
+  type Call,
+  type Handler,
+  type NodeConfig,
+  type NodeHooks,
+  type Outcome,
+  type Plugin,
+  type Reply,
+  type Target,
+} from "../../core/index.ts";
+import { failing, pieces, provider, silent, whole } from "../kit/local.ts";
+import { createVirtualRuntime, settle } from "../kit/virtual-runtime.ts";
+import { withoutStrays } from "../suites/case.ts";
+import { chat, collect, isEnd, origin, type Collected } from "../suites/index.ts";
+
+const start = (plugins: NodeConfig["plugins"], config: Partial<NodeConfig> = {}): Promise<AimoNode> =>
+  createNode({ drain: 0, ...config, plugins });
+const ask = (node: AimoNode, more?: Parameters<typeof collect>[2]): Promise<Collected> =>
+  collect(node, chat("m"), more);
+const hook = <N extends keyof NodeHooks>(name: N, listener: NodeHooks[N]): Plugin => ({
+  name: "observer-test",
+  hooks: { [name]: listener },
+});
+/** Collects the calls that ended. */
+function ends(): Plugin & { readonly seen: { call: Call; outcome: Outcome }[] } {
+  const seen: { call: Call; outcome: Outcome }[] = [];
+  const plugin: Plugin = { name: "observer-ends", hooks: { "call:end": (call, outcome) => void seen.push({ call, outcome }) } };
+  return Object.defineProperty(plugin, "seen", { value: seen }) as ReturnType<typeof ends>;
+}
+
+describe("failover before the first chunk", () => {
+  const broken: Record<string, Handler> = {
+    "a provider that throws": () => {
+      throw new Error("broken");
+    },
+    "a provider that rejects with a retryable error": failing(),
+    "a provider that returns without an answer": () => undefined,
+    "a provider that ends with an Error frame": (request, reply) =>
+      void reply.write({
+        messageType: "Error",
+        requestId: request.requestId,
+        code: "OVERLOADED",
+        message: "Full.",
+        data: {},
+      }),
+    "an answer 408": whole("slow", 408),
+    "an answer 429": whole("busy", 429),
+    "an answer 500": whole("broken", 500),
+    "an answer 503": whole("down", 503),
+    "the head of a stream with 502": (_, reply) => {
+      reply.head({ status: 502 });
+      reply.chunk("bad gateway");
+      reply.end();
+    },
+    "a head and nothing else": (_, reply) => {
+      reply.head();
+      throw new Error("broken");
+    },
+    "a preamble and nothing else": async (_, reply) => {
+      await reply.chunk("role", { preamble: true });
+      throw new AimoError("STREAM_INTERRUPTED", "Cut.");
+    },
+  };
+  for (const [what, handle] of Object.entries(broken))
+    it(`${what} is replaced by the next one, and the client sees nothing of it`, async () => {
+      const end = ends();
+      await using node = await start([provider("bad", handle), provider("good", pieces("a", "b")), end]);
+      const { text, frames, outcome } = await ask(node);
+      expect(outcome).toMatchObject({ status: "ok" });
+      expect(outcome.error).toBeUndefined();
+      expect(text).toBe("ab");
+      expect(frames.filter(isEnd)).toHaveLength(1);
+      const [first, second] = end.seen[0]?.call.attempts ?? [];
+      expect(first).toMatchObject({ target: `${node.id}/bad/m`, error: { retryable: true } });
+      expect(second).toMatchObject({ target: `${node.id}/good/m`, endedAt: expect.any(Number) });
+      expect(second?.error).toBeUndefined();
+    });
+
+  it("what the first provider put into its head does not reach the client", async () => {
+    const bad: Handler = (_, reply) => {
+      reply.head({ headers: { "x-from": "bad" } });
+      reply.chunk("role", { preamble: true });
+      throw new Error("broken");
+    };
+    await using node = await start([provider("bad", bad), provider("good", whole("good"))]);
+    const { frames } = await ask(node);
+    expect(frames).toHaveLength(1);
+    expect(frames[0]).toMatchObject({ headers: {}, streamDone: true });
+  });
+
+  it("the first provider's signal aborts, and the second one's does not", async () => {
+    const signals: AbortSignal[] = [];
+    const watch =
+      (handle: Handler): Handler =>
+      (request, reply, call) => (signals.push(call.signal), handle(request, reply, call));
+    await using node = await start([provider("bad", watch(failing())), provider("good", watch(whole("good")))]);
+    await ask(node);
+    expect(signals.map(({ aborted }) => aborted)).toEqual([true, false]);
+  });
+
+  it("what a replaced provider still writes goes nowhere", async () => {
+    const go = Promise.withResolvers<void>();
+    const late = Promise.withResolvers<Reply>();
+    const bad: Handler = (request, reply) => {
+      late.resolve(reply);
+      reply.write({ messageType: "Error", requestId: request.requestId, code: "OVERLOADED", message: "", data: {} });
+    };
+    const good: Handler = async (_, reply) => {
+      await go.promise;
+      reply.end({ body: "good" });
+    };
+    await using node = await start([provider("bad", bad), provider("good", good)]);
+    const done = ask(node);
+    const reply = await late.promise;
+    reply.chunk("late");
+    reply.end();
+    go.resolve();
+    expect((await done).text).toBe("good");
+  });
+
+  it("the model of a fallback is what its provider is asked for", async () => {
+    const asked: (string | undefined)[] = [];
+    const note: Handler = (request, reply) => (asked.push(request.model), void reply.send(""));
+    await using node = await start([
+      provider("a", failing(), ["m"]),
+      provider("b", note, ["second"]),
+      provider("c", note, ["third"]),
+    ]);
+    await collect(node, chat("m", { fallbacks: ["third", "second"] }));
+    expect(asked).toEqual(["third"]);
+  });
+});
+
+describe("no failover", () => {
+  it("after a chunk of substance: what came stays, and one error follows", async () => {
+    await using node = await start([
+      provider("bad", failing(new AimoError("UPSTREAM_FAILED", "It broke."), "half ")),
+      provider("good", whole("good")),
+    ]);
+    const { frames, text, outcome } = await ask(node);
+    expect(text).toBe("half ");
+    expect(frames.map(({ messageType }) => messageType)).toEqual(["Response", "StreamChunk", "Error"]);
+    expect(outcome).toMatchObject({ status: "error", error: { code: "UPSTREAM_FAILED" } });
+  });
+
+  it("for an error that another provider would give as well", async () => {
+    let asked = 0;
+    await using node = await start([
+      provider("a", failing(new AimoError("INVALID_MESSAGE_FORMAT", "No."))),
+      provider("b", () => void asked++),
+    ]);
+    const { outcome } = await ask(node);
+    expect(outcome.error).toMatchObject({ code: "INVALID_MESSAGE_FORMAT", message: "No." });
+    expect(asked).toBe(0);
+  });
+
+  for (const status of [200, 400, 401, 404, 422])
+    it(`for an answer ${status}: it arrives as it came`, async () => {
+      await using node = await start([provider("a", whole("as it came", status)), provider("b", whole("other"))]);
+      const { frames, text } = await ask(node);
+      expect(frames[0]).toMatchObject({ statusCode: status });
+      expect(text).toBe("as it came");
+    });
+
+  it("when the client has left", async () => {
+    let asked = 0;
+    const leave = new AbortController();
+    await using node = await start([
+      provider("a", () => {
+        leave.abort();
+        throw new Error("broken");
+      }),
+      provider("b", () => void asked++),
+    ]);
+    expect((await ask(node, { signal: leave.signal })).outcome.status).toBe("cancelled");
+    expect(asked).toBe(0);
+  });
+});
+
+describe("the last target", () => {
+  it("delivers its 429 as it came, headers and body", async () => {
+    await using node = await start([
+      provider("a", whole("a", 500)),
+      provider("b", whole("slow down", 429, { "retry-after": "7", "x-own": "1" })),
+    ]);
+    const { frames, text, outcome } = await ask(node);
+    expect(outcome.status).toBe("ok");
+    expect(frames).toHaveLength(1);
+    expect(frames[0]).toMatchObject({ statusCode: 429, headers: { "retry-after": "7", "x-own": "1" } });
+    expect(text).toBe("slow down");
+  });
+
+  it("streams its 500 as it came", async () => {
+    const handle: Handler = (_, reply) => {
+      reply.head({ status: 500, contentType: "text/plain" });
+      reply.chunk("sorry");
+      reply.end();
+    };
+    await using node = await start([provider("a", handle)]);
+    const { frames, text } = await ask(node);
+    expect(frames[0]).toMatchObject({ statusCode: 500, contentType: "text/plain" });
+    expect(text).toBe("sorry");
+  });
+
+  it("counts as a failure of its target, with the time it asked for", async () => {
+    await using node = await start([provider("a", whole("", 429, { "retry-after": "7" }))]);
+    const before = node.runtime.now();
+    await ask(node);
+    const [{ stats } = {} as Target] = node.targets;
+    expect(stats).toMatchObject({ calls: 1, failures: 1, failuresInRow: 1, inFlight: 0 });
+    expect(stats.limitedUntil).toBeGreaterThanOrEqual(before + 7_000);
+  });
+});
+
+it("a call tries at most limits.attempts targets", async () => {
+  let asked = 0;
+  const handle: Handler = () => {
+    asked++;
+    throw new Error("broken");
+  };
+  const many = Array.from({ length: 10 }, (_, i) => provider(`p${i}`, handle));
+  await using node = await start(many, { limits: { attempts: 4 } });
+  const { frames, outcome } = await ask(node);
+  expect(asked).toBe(4);
+  expect(frames).toHaveLength(1);
+  expect(outcome.error?.code).toBe("PLUGIN_FAILED");
+});
+
+it("a lazy router is asked for the next target only when it is needed, and sees what failed", async () => {
+  const seen: number[] = [];
+  const lazy: Plugin = {
+    name: "router-lazy",
+    router: {
+      *select(targets, _, call) {
+        for (const target of targets) {
+          seen.push(call.attempts.filter(({ error }) => error).length);
+          yield target;
+        }
+      },
+    },
+  };
+  await using node = await start([
+    provider("a", failing()),
+    provider("b", whole("b")),
+    provider("c", whole("c")),
+    lazy,
+  ]);
+  expect((await ask(node)).text).toBe("b");
+  expect(seen).toEqual([0, 1]);
+});
+
+describe("call:end comes exactly once for every call whose call:start began", () => {
+  const refuse = new AimoError("FORBIDDEN", "Not you.");
+  const cases: Record<string, { plugins: Plugin[]; status: Outcome["status"]; leave?: boolean }> = {
+    "one that went well": { plugins: [provider("a", whole("ok"))], status: "ok" },
+    "one that was refused by a guard": {
+      plugins: [provider("a", whole("ok")), { name: "guard-no", hooks: { "call:start": () => Promise.reject(refuse) } }],
+      status: "error",
+    },
+    "one whose request a hook refused": {
+      plugins: [
+        provider("a", whole("ok")),
+        {
+          name: "guard-no",
+          hooks: {
+            "frame:request": () => {
+              throw refuse;
+            },
+          },
+        },
+      ],
+      status: "error",
+    },
+    "one without a target": { plugins: [], status: "error" },
+    "one whose provider crashed": { plugins: [provider("a", failing(new Error("crash")))], status: "error" },
+    "one that was cancelled": { plugins: [provider("a", silent)], status: "cancelled", leave: true },
+  };
+  for (const [what, { plugins, status, leave }] of Object.entries(cases))
+    it(what, async () => {
+      const end = ends();
+      await using node = await start([...plugins, end]);
+      const client = new AbortController();
+      const done = ask(node, { signal: client.signal });
+      if (leave) client.abort();
+      const { outcome, frames } = await done;
+      expect(outcome.status).toBe(status);
+      expect(end.seen.map((each) => each.outcome)).toEqual([outcome]);
+      expect(frames.filter(isEnd)).toHaveLength(status === "cancelled" ? 0 : 1);
+      expect([...node.calls]).toEqual([]);
+    });
+
+  it("and not for one that was refused before it began", async () => {
+    const end = ends();
+    await using node = await start([provider("a", silent), end], { limits: { calls: 1 } });
+    const leave = new AbortController();
+    const first = ask(node, { signal: leave.signal });
+    const { outcome, frames } = await ask(node);
+    expect(outcome.error).toMatchObject({ code: "OVERLOADED", data: { retryAfter: 1_000 } });
+    expect(frames).toHaveLength(1);
+    expect(end.seen).toEqual([]);
+    leave.abort();
+    await first;
+    expect(end.seen).toHaveLength(1);
+  });
+});
+
+describe("a plugin that misbehaves hurts its own call alone", () => {
+  const BAD = "bad0".repeat(8);
+  const rubbish = [42, "text", {}, [], null, true, { then: 1 }];
+  const faults: Record<string, () => unknown> = {
+    "throws": () => {
+      throw new Error("broken");
+    },
+    "throws something that is no error": () => {
+      throw undefined; // oxlint-disable-line no-throw-literal
+    },
+    "rejects": () => Promise.reject(new Error("broken")),
+    "never settles": () => new Promise(() => undefined),
+    "gives a thenable that throws": () => ({
+      then() {
+        throw new Error("broken");
+      },
+    }),
+  };
+  const ofCalls = ["call:start", "frame:request", "call:route", "call:attempt", "frame:response", "frame:chunk"] as const;
+  const told = ["call:end", "frame:error"] as const;
+  const others = [
+    "node:ready",
+    "node:close",
+    "node:error",
+    "config:change",
+    "peer:join",
+    "peer:leave",
+    "link:up",
+    "link:down",
+    "catalog:change",
+    "frame:heartbeat",
+  ] as const;
+  const isBad = (arg: unknown): boolean => {
+    const { id, requestId } = (arg ?? {}) as { id?: string; requestId?: string };
+    return id === BAD || requestId === BAD;
+  };
+
+  /** The bad call beside a good one, which must go well in any case. */
+  async function both(plugins: Plugin[], config: Partial<NodeConfig> = {}, handle = pieces("a", "b")): Promise<Collected> {
+    let result: Collected | undefined;
+    await withoutStrays(async () => {
+      const end = ends();
+      const all = [provider("p", handle), ...plugins, end];
+      await using node = await start(all, { ...config, timeouts: { hook: 20, firstChunk: 500, ...config.timeouts } });
+      const [bad, good] = await Promise.all([collect(node, chat("m", { requestId: BAD })), ask(node)]);
+      expect(good).toMatchObject({ text: "ab", outcome: { status: "ok" } });
+      expect((await ask(node)).text).toBe("ab");
+      expect(bad.frames.filter(isEnd)).toHaveLength(1);
+      expect(end.seen.filter(({ call }) => call.id === BAD)).toHaveLength(1);
+      expect([...node.calls]).toEqual([]);
+      result = bad;
+    });
+    return result as Collected;
+  }
+
+  for (const [what, misbehave] of Object.entries(faults)) {
+    for (const name of ofCalls)
+      it(`${name} ${what}`, async () => {
+        const listener = (...args: unknown[]): unknown => (args.some(isBad) ? misbehave() : undefined);
+        const { outcome } = await both([{ name: "observer-bad", hooks: { [name]: listener } }]);
+        expect(outcome.error).toMatchObject({ code: "PLUGIN_FAILED", data: { plugin: "observer-bad" } });
+      });
+    for (const name of told)
+      it(`${name} ${what}: it comes too late to change the call`, async () => {
+        const listener = (...args: unknown[]): unknown => (args.some(isBad) ? misbehave() : undefined);
+        const errors: AimoError[] = [];
+        const handle: Handler = (request, reply, call) =>
+          request.requestId === BAD && name === "frame:error"
+            ? failing()(request, reply, call)
+            : pieces("a", "b")(request, reply, call);
+        const plugins: Plugin[] = [
+          { name: "observer-bad", hooks: { [name]: listener } },
+          { name: "observer-errors", hooks: { "node:error": (error) => void errors.push(error) } },
+        ];
+        const { outcome } = await both(plugins, {}, handle);
+        expect(outcome.error?.code).toBe(name === "frame:error" ? "UPSTREAM_FAILED" : undefined);
+        await expect.poll(() => errors.map(({ data }) => data.plugin)).toEqual(["observer-bad"]);
+      });
+    for (const name of others)
+      it(`${name} ${what}: no call notices`, async () => {
+        const loud: Plugin = {
+          name: "observer-loud",
+          hooks: { [name]: misbehave },
+        };
+        const silence: Plugin = { name: "observer-log", provides: ["log"], setup: (node) => node.provide("log", () => undefined) };
+        expect((await both([silence, loud])).text).toBe("ab");
+      });
+    it(`client:admit ${what}: nobody else is refused`, async () => {
+      const admit = (who: { client?: string }): unknown => (who.client === "bad" ? misbehave() : undefined);
+      await using node = await start([{ name: "guard-bad", hooks: { "client:admit": admit as () => void } }], {
+        timeouts: { hook: 20 },
+      });
+      const bad = Promise.resolve().then(() => node.admit(origin({ client: "bad" }), "call"));
+      await expect(bad).rejects.toMatchObject({ code: "PLUGIN_FAILED", data: { plugin: "guard-bad" } });
+      await node.admit(origin(), "call");
+    });
+  }
+
+  for (const name of [...ofCalls, ...told, ...others])
+    it(`${name} returns rubbish: nobody cares`, async () => {
+      for (const value of rubbish)
+        expect((await both([{ name: "observer-bad", hooks: { [name]: (() => value) as never } }])).text).toBe("ab");
+    });
+
+  it("frame:chunk and frame:response leave rubbish in the body", async () => {
+    for (const name of ["frame:chunk", "frame:response"] as const)
+      for (const value of [undefined, null, 42, {}, "text", [1, 2]]) {
+        const listener = (frame: { body: unknown }, call: Call): undefined => {
+          if (call.id === BAD) frame.body = value;
+        };
+        const { outcome, frames } = await both([{ name: "observer-bad", hooks: { [name]: listener as never } }]);
+        expect({ name, value, status: outcome.status }).toEqual({ name, value, status: "error" });
+        for (const frame of frames)
+          if (frame.messageType !== "Error") expect(frame.body).toBeInstanceOf(Uint8Array);
+      }
+  });
+
+  describe("a router", () => {
+    const routers: Record<string, (targets: readonly Target[]) => unknown> = {
+      "throws": () => {
+        throw new Error("broken");
+      },
+      "throws when it is pulled": function* () {
+        throw new Error("broken");
+      },
+      "returns a promise": (targets) => Promise.resolve(targets),
+      "returns undefined": () => undefined,
+      "returns a number": () => 42,
+      "returns things that are no targets": () => [1, 2, 3],
+      "returns a copy of a target": ([target]) => [{ ...target }],
+      "returns an iterator of rubbish": () => ({ [Symbol.iterator]: () => ({ next: () => undefined }) }),
+      "returns an iterator that is none": () => ({ [Symbol.iterator]: () => 42 }),
+      "returns a target for ever": function* ([target]) {
+        // Far enough to be "for ever", and an end, so that the test can fail.
+        for (let i = 0; i < 100_000; i++) yield target;
+        throw new Error("still pulled");
+      },
+    };
+    for (const [what, select] of Object.entries(routers))
+      for (const place of ["alone", "before another one"] as const)
+        it(`${what}, ${place}`, async () => {
+          const bad: Plugin = {
+            name: "router-bad",
+            router: {
+              select: (targets, request) => (request.requestId === BAD ? select(targets) : targets) as Target[],
+            },
+          };
+          const after: Plugin = { name: "router-after", router: { select: (targets) => targets } };
+          const { outcome } = await both(place === "alone" ? [bad] : [bad, after]);
+          if (what === "returns a target for ever" && place === "alone") return; // never pulled that far
+          expect(outcome.error).toMatchObject({ code: "PLUGIN_FAILED", data: { plugin: "router-bad" } });
+        });
+
+    it("that fails when it is asked for the next target ends the call with one error", async () => {
+      await withoutStrays(async () => {
+        const bad: Plugin = {
+          name: "router-bad",
+          router: {
+            *select([first]) {
+              yield first as Target;
+              throw new Error("broken");
+            },
+          },
+        };
+        for (const handle of [failing(), whole("busy", 503), silent]) {
+          await using node = await start([provider("a", handle), provider("b", whole("b")), bad], {
+            timeouts: { firstChunk: 20 },
+          });
+          const { frames } = await ask(node);
+          expect(frames.filter(isEnd)).toHaveLength(1);
+        }
+      });
+    });
+
+    it("that drops every target is named in NO_PROVIDER", async () => {
+      const none: Plugin = { name: "router-none", router: { select: () => [] } };
+      await using node = await start([provider("a", whole("a")), none]);
+      expect((await ask(node)).outcome.error).toMatchObject({
+        code: "NO_PROVIDER",
+        status: 503,
+        message: expect.stringContaining("router-none"),
+      });
+    });
+  });
+
+  describe("a provider", () => {
+    const providers: Record<string, Handler> = {
+      "throws": () => {
+        throw new Error("broken");
+      },
+      "rejects": () => Promise.reject(new Error("broken")),
+      "rejects with undefined": () => Promise.reject(undefined), // oxlint-disable-line prefer-promise-reject-errors
+      "returns rubbish": (() => 42) as never,
+      "never settles and says nothing": () => new Promise(() => undefined),
+      "throws later, in a callback of its own after writing rubbish": (_, reply) =>
+        new Promise((resolve) =>
+          setImmediate(() => {
+            for (const value of [undefined, null, 42, {}, [1]]) reply.chunk(value as never);
+            resolve();
+          }),
+        ),
+      "sends rubbish as a whole answer": (_, reply) =>
+        new Promise((resolve) =>
+          setImmediate(() => {
+            reply.send({ not: "bytes" } as never);
+            resolve();
+          }),
+        ),
+      "writes frames that are none": (_, reply) =>
+        new Promise((resolve) =>
+          setImmediate(() => {
+            for (const value of [undefined, null, 42, {}, { messageType: "Junk" }, { messageType: "StreamChunk" }])
+              reply.write(value as never);
+            resolve();
+          }),
+        ),
+      "streams and then sends a whole answer": (_, reply) => {
+        reply.chunk("a");
+        reply.send("whole");
+      },
+    };
+    for (const [what, handle] of Object.entries(providers))
+      it(what, async () => {
+        const mixed: Handler = (request, reply, call) =>
+          (request.requestId === BAD ? handle : pieces("a", "b"))(request, reply, call);
+        const { outcome, frames } = await both([], { timeouts: { firstChunk: 50 } }, mixed);
+        expect(outcome.status).toBe("error");
+        for (const frame of frames)
+          if (frame.messageType !== "Error") expect(frame.body).toBeInstanceOf(Uint8Array);
+      });
+
+    it("what it writes after the end does nothing", async () => {
+      const handle: Handler = (_, reply) => {
+        reply.end({ body: "ab" });
+        reply.chunk("more");
+        reply.end();
+        reply.send("more");
+        throw new Error("too late to matter");
+      };
+      await using node = await start([provider("p", handle)]);
+      const { text, outcome, frames } = await ask(node);
+      expect(text).toBe("ab");
+      expect(outcome.status).toBe("ok");
+      expect(frames.filter(isEnd)).toHaveLength(1);
+    });
+  });
+});
+
+describe("hooks", () => {
+  it("guards run in order, and the first throw ends the call", async () => {
+    const ran: string[] = [];
+    const guard = (name: string, error?: AimoError): Plugin => ({
+      name: `guard-${name}`,
+      hooks: {
+        async "call:start"() {
+          ran.push(name);
+          await settle();
+          if (error) throw error;
+        },
+      },
+    });
+    const no = new AimoError("RATE_LIMIT_EXCEEDED", "Later.", { retryAfter: 5_000 });
+    await using node = await start([provider("a", whole("a")), guard("one"), guard("two", no), guard("three")]);
+    const { outcome } = await ask(node);
+    expect(outcome.error).toBe(no);
+    expect(ran).toEqual(["one", "two"]);
+  });
+
+  it("frame:request may change what the provider gets", async () => {
+    const echo: Handler = (request, reply) => void reply.send(request.body);
+    const change = hook("frame:request", (frame) => void (frame.body = Buffer.from("changed")));
+    await using node = await start([provider("a", echo), change]);
+    expect((await ask(node)).text).toBe("changed");
+  });
+
+  it("call:attempt that throws skips this target alone", async () => {
+    const skip = hook("call:attempt", (_, { provider: name }) => {
+      if (name === "a") throw new AimoError("FORBIDDEN", "Not that one.");
+    });
+    await using node = await start([provider("a", whole("a")), provider("b", whole("b")), skip]);
+    expect((await ask(node)).text).toBe("b");
+    const [a] = node.targets;
+    expect(a?.stats).toMatchObject({ calls: 0, inFlight: 0 });
+  });
+
+  it("call:route sees the order that the routers gave", async () => {
+    const seen: string[][] = [];
+    const watch = hook("call:route", (_, order) => void seen.push(order.map((target) => target.provider)));
+    const reverse: Plugin = { name: "router-reverse", router: { select: (targets) => [...targets].reverse() } };
+    await using node = await start([provider("a", whole("a")), provider("b", failing()), reverse, watch]);
+    expect((await ask(node)).text).toBe("a");
+    expect(seen).toEqual([["b", "a"]]);
+  });
+
+  it("what a plugin puts into call.headers is in the head that the client gets, and in no other one", async () => {
+    const HEADERS = { "x-upstream": "1" };
+    const handle: Handler = (_, reply) => void reply.send("", { headers: HEADERS });
+    const tag = hook("call:start", (call) => void (call.headers[`x-${call.id}`] = "1"));
+    await using node = await start([provider("a", handle), tag]);
+    for (const requestId of ["one", "two"]) {
+      const { frames } = await collect(node, chat("m", { requestId }));
+      expect(frames[0]).toMatchObject({ headers: { "x-upstream": "1", [`x-${requestId}`]: "1" } });
+      expect(Object.keys((frames[0] as { headers: object }).headers)).toHaveLength(2);
+    }
+    expect(HEADERS).toEqual({ "x-upstream": "1" });
+  });
+
+  it("what frame:response adds to the headers stays with its call", async () => {
+    const HEADERS = {};
+    const handle: Handler = (_, reply) => void reply.send("", { headers: HEADERS });
+    const tag = hook("frame:response", (frame, call) => void (frame.headers[`x-${call.id}`] = "1"));
+    await using node = await start([provider("a", handle), tag]);
+    await ask(node);
+    expect(HEADERS).toEqual({});
+  });
+
+  it("a call keeps the listeners that it started with", async () => {
+    const go = Promise.withResolvers<void>();
+    const handle: Handler = async (_, reply) => {
+      await reply.chunk("a");
+      await go.promise;
+      reply.end({ body: "b" });
+    };
+    await using node = await start([provider("a", handle)]);
+    const upper = (): (() => void) =>
+      node.hook("frame:chunk", (frame) => {
+        frame.body = Buffer.from(Buffer.from(frame.body).toString().toUpperCase());
+        return undefined;
+      });
+    const first = ask(node);
+    await settle();
+    const off = upper();
+    const second = ask(node);
+    await settle();
+    off();
+    go.resolve();
+    expect((await first).text).toBe("ab");
+    expect((await second).text).toBe("AB");
+    expect((await ask(node)).text).toBe("ab");
+  });
+});
+
+describe("cancel", () => {
+  it("aborts the handler's signal, before and after the first chunk", async () => {
+    for (const first of [undefined, "first"]) {
+      const leave = new AbortController();
+      const left = Promise.withResolvers<void>();
+      const handle: Handler = (_, reply, call) => {
+        call.signal.addEventListener("abort", () => left.resolve());
+        if (first) reply.chunk(first);
+        return left.promise;
+      };
+      await using node = await start([provider("a", handle)]);
+      const done = ask(node, { signal: leave.signal });
+      await settle();
+      leave.abort();
+      const { outcome, frames } = await done;
+      await left.promise;
+      expect(outcome).toMatchObject({ status: "cancelled", error: { code: "CANCELLED" } });
+      expect(frames.some(isEnd)).toBe(false);
+      expect(outcome.receipt).toMatchObject({ outcome: "cancelled", bytes: first?.length ?? 0 });
+    }
+  });
+
+  it("counts nowhere in the stats", async () => {
+    const leave = new AbortController();
+    await using node = await start([provider("a", silent)]);
+    const done = ask(node, { signal: leave.signal });
+    await settle();
+    const [target] = node.targets;
+    expect(target?.stats.inFlight).toBe(1);
+    leave.abort();
+    await done;
+    expect(target?.stats).toEqual({ inFlight: 0, calls: 0, failures: 0, failuresInRow: 0 });
+  });
+
+  it("while an asynchronous hook runs ends the call once", async () => {
+    const leave = new AbortController();
+    const go = Promise.withResolvers<void>();
+    await using node = await start([provider("a", whole("a")), hook("call:start", () => go.promise)]);
+    const done = ask(node, { signal: leave.signal });
+    leave.abort();
+    go.resolve();
+    expect((await done).outcome.status).toBe("cancelled");
+  });
+
+  it("in the middle of writing the last frame does not end the node", async () => {
+    await withoutStrays(async () => {
+      for (const handle of [whole("a"), pieces("a", "b")]) {
+        const leave = new AbortController();
+        await using node = await start([provider("a", handle)]);
+        const { outcome } = await ask(node, {
+          signal: leave.signal,
+          write: (frame) => (isEnd(frame) ? leave.abort() : undefined),
+        });
+        expect(outcome.status).toBe("ok");
+      }
+    });
+  });
+});
+
+describe("receipts", () => {
+  const digestOf = async (text: string): Promise<Uint8Array> =>
+    new Uint8Array(await crypto.subtle.digest("SHA-256", Buffer.from(text)));
+
+  for (const [what, handle] of Object.entries({ "a whole answer": whole("ab"), "a stream": pieces("a", "b") }))
+    it(`of ${what} count and hash the bytes as the hooks left them, and are signed`, async () => {
+      const change: Plugin = {
+        name: "observer-change",
+        hooks: {
+          "frame:response": (frame) => void (frame.streamDone && (frame.body = Buffer.from("changed!"))),
+          "frame:chunk": (frame) => {
+            frame.body = Buffer.from(frame.isFinal ? "nged!" : "cha");
+            return undefined;
+          },
+        },
+      };
+      await using node = await start([provider("a", handle), change]);
+      const { outcome, frames, text } = await ask(node);
+      const { receipt } = outcome;
+      expect(text).toBe("changed!");
+      expect(receipt).toMatchObject({ bytes: 8, outcome: "complete", status: 200, provider: node.id, model: "m" });
+      expect(Buffer.from(receipt?.digest ?? []).equals(await digestOf("changed!"))).toBe(true);
+      expect((frames.at(-1) as { receipt?: unknown }).receipt).toBe(receipt);
+      expect(receipt && verifyReceipt(receipt, node.identity)).toBe(true);
+      const forged = receipt && { ...receipt, raw: Buffer.from(receipt.raw).fill(0, -1) };
+      expect(forged && verifyReceipt(forged, node.identity)).toBe(false);
+    });
+
+  it("of a reply that failed say so, with what had been sent", async () => {
+    await using node = await start([provider("a", failing(undefined, "half "))]);
+    const { receipt } = (await ask(node)).outcome;
+    expect(receipt).toMatchObject({ outcome: "failed", bytes: 5 });
+    expect(Buffer.from(receipt?.digest ?? []).equals(await digestOf("half "))).toBe(true);
+  });
+
+  it("carry the usage that the provider told, and the upstream's status", async () => {
+    const handle: Handler = (_, reply) =>
+      void reply.send("{}", { status: 418, usage: { promptTokens: 1, completionTokens: 2, cost: 0.5 } });
+    await using node = await start([provider("a", handle)]);
+    const { receipt } = (await ask(node)).outcome;
+    expect(receipt).toMatchObject({ status: 418, usage: { promptTokens: 1, completionTokens: 2, cost: 0.5 } });
+  });
+});
+
+describe("drain", () => {
+  it("refuses new calls, lets running ones end, and then closes", async () => {
+    const go = Promise.withResolvers<void>();
+    const handle: Handler = async (_, reply) => {
+      await go.promise;
+      reply.send("done");
+    };
+    const node = await start([provider("a", handle)], { drain: 10_000 });
+    const running = ask(node);
+    await settle();
+    const closed = node.close();
+    const { outcome } = await ask(node);
+    expect(outcome.error).toMatchObject({ code: "OVERLOADED", status: 503, data: { retryAfter: 1_000 } });
+    go.resolve();
+    expect((await running).text).toBe("done");
+    await closed;
+  });
+
+  it("aborts what still runs after the deadline, with one error each", async () => {
+    const runtime = createVirtualRuntime();
+    const node = await createNode({ plugins: [provider("a", silent)], drain: 3_000 }, runtime);
+    const running = [ask(node), ask(node)];
+    await settle();
+    let closed = false;
+    void node.close().then(() => (closed = true));
+    await runtime.advance(2_999);
+    expect(closed).toBe(false);
+    await runtime.advance(1);
+    for (const { outcome, frames } of await Promise.all(running)) {
+      expect(outcome.error).toMatchObject({ code: "OVERLOADED" });
+      expect(frames).toHaveLength(1);
+    }
+    await settle();
+    expect(closed).toBe(true);
+    expect(runtime.pending).toBe(0);
+  });
+
+  it("closing leaves no timer behind, whatever the calls did", async () => {
+    const runtime = createVirtualRuntime();
+    const slow = hook("frame:response", () => new Promise((resolve) => void runtime.setTimeout(50, resolve)));
+    const plugins = [provider("a", failing()), provider("b", pieces("a", "b")), provider("c", silent, ["s"]), slow];
+    const node = await createNode({ plugins, drain: 0, timeouts: { total: 60_000 } }, runtime);
+    const own = runtime.pending;
+    const leave = new AbortController();
+    const calls = [ask(node), collect(node, chat("s"), { signal: leave.signal }), collect(node, chat("nobody's"))];
+    const left = ask(node, { signal: leave.signal });
+    await settle();
+    leave.abort();
+    await runtime.advance(100);
+    await Promise.all([...calls, left]);
+    expect(runtime.pending).toBe(own);
+    await node.close();
+    expect(runtime.pending).toBe(0);
+  });
+
+  it("closing twice is closing once", async () => {
+    const closes: string[] = [];
+    const plugin = (name: string): Plugin => ({ name: `observer-${name}`, close: () => void closes.push(name) });
+    const node = await start([plugin("a"), plugin("b")]);
+    await Promise.all([node.close(), node.close()]);
+    expect(closes).toEqual(["b", "a"]);
+  });
+});
+
+it("a call that takes longer than timeouts.total ends with one error", async () => {
+  const runtime = createVirtualRuntime();
+  const drip: Handler = async (_, reply, call) => {
+    while (!call.signal.aborted) {
+      await reply.chunk(".");
+      await new Promise<void>((resolve) => runtime.setTimeout(100, resolve));
+    }
+  };
+  await using node = await createNode({ plugins: [provider("a", drip)], timeouts: { total: 1_000 }, drain: 0 }, runtime);
+  const done = ask(node);
+  await runtime.advance(1_000);
+  const { outcome, text, frames } = await done;
+  expect(outcome.error).toMatchObject({ code: "REQUEST_TIMEOUT", message: expect.stringContaining("timeouts.total") });
+  expect(text).toBe("..........");
+  expect(frames.filter(isEnd)).toHaveLength(1);
+  await runtime.advance(100);
+});

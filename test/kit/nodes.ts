@@ -1,0 +1,50 @@
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { startAimo, type AimoProcess } from "./process.ts";
+
+const LISTEN = ["--listen", "/ip4/127.0.0.1/tcp/0"];
+
+export function dataDir(): string {
+  return mkdtempSync(join(tmpdir(), "aimo-test-"));
+}
+
+export function startGateway(args: readonly string[] = [], env: Record<string, string> = {}): Promise<AimoProcess> {
+  return startAimo(
+    ["gateway", "--port", "0", ...(args.includes("--listen") ? [] : LISTEN), "--data-dir", dataDir(), ...args],
+    { env },
+  );
+}
+
+export function startProvider(
+  gateway: AimoProcess,
+  upstream: string,
+  args: readonly string[] = [],
+): Promise<AimoProcess> {
+  return startAimo([
+    "provider",
+    "--upstream",
+    upstream,
+    "--join",
+    gateway.ready.listen[0] as string,
+    "--data-dir",
+    dataDir(),
+    ...args,
+  ]);
+}
+
+/** The gateway lists a model of this provider. */
+export function listed(gateway: AimoProcess, provider: AimoProcess): Promise<unknown> {
+  const { peerId } = provider.ready;
+  return gateway.waitFor(
+    (event) => event.event === "catalog:change" && (event["added"] as string[]).some((id) => id.startsWith(peerId)),
+  );
+}
+
+/** A gateway and a provider process in front of an upstream, joined. */
+export async function startPair(upstream: string): Promise<{ gateway: AimoProcess; provider: AimoProcess }> {
+  const gateway = await startGateway();
+  const provider = await startProvider(gateway, upstream);
+  await listed(gateway, provider);
+  return { gateway, provider };
+}
