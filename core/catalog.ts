@@ -160,7 +160,7 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
       const named =
         model === undefined
           ? [...groups.values()].flat()
-          : [model, ...fallbacks].flatMap((id) => byModel.get(id) ?? []);
+          : [...new Set([model, ...fallbacks])].flatMap((id) => byModel.get(id) ?? []);
       const open = named.filter(
         (target) =>
           (target.local || origin.kind !== "peer") && (providerId === undefined || matches(target, providerId)),

@@ -10,7 +10,7 @@ import {
 } from "./frame.ts";
 import type { Listeners } from "./listeners.ts";
 import type { LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
-import { createReply, cut, isLast, isPreamble, sizeOf } from "./reply.ts";
+import { createReply, cut, fits, isLast, isPreamble, sizeOf } from "./reply.ts";
 import { idle, type Runtime } from "./runtime.ts";
 import type { Seal } from "./wire/receipt.ts";
 
@@ -58,7 +58,8 @@ export function openGate(init: GateInit): Gate {
   const controller = new AbortController();
   const { promise: verdict, resolve } = Promise.withResolvers<Verdict>();
   let open = true;
-  let ended = false; // the handler wrote its last frame
+  let begun = false; // the handler wrote a head, or a whole answer
+  let ended = false; // … its last frame
   let passed = false; // something of substance went through
   let status = 200;
   let usage: Usage | undefined;
@@ -92,6 +93,11 @@ export function openGate(init: GateInit): Gate {
   /** From the handler. */
   function write(frame: ReplyFrame): Wait {
     if (!open || ended) return undefined;
+    if (!fits(frame, begun)) {
+      const message = `The provider ${provider} wrote something that is no frame, or comes in the wrong place.`;
+      return void fail(new AimoError("PLUGIN_FAILED", message, { plugin: provider, retryable: true }));
+    }
+    begun = true;
     if (waiting !== undefined && (unread += sizeOf(frame)) > MAX_CHUNK) {
       const message = `The provider ${provider} wrote more than ${MAX_CHUNK} bytes while it was asked to wait.`;
       return void fail(new AimoError("PLUGIN_FAILED", message, { plugin: provider }));
@@ -106,6 +112,7 @@ export function openGate(init: GateInit): Gate {
 
   /** In order, also while a hook runs. */
   function accept(frame: ReplyFrame): Wait {
+    if (!open) return undefined; // ended while the frame was in the queue
     if (busy !== undefined) {
       queue.push(frame);
       return busy;
@@ -145,13 +152,12 @@ export function openGate(init: GateInit): Gate {
       }
       const pending = listeners.guard("frame:response", frame, call);
       if (pending === undefined) return emit(frame);
-      busy = pending.then(
-        () => {
+      busy = pending
+        .then(() => {
           busy = undefined;
           return queue.splice(0).reduce<Wait>((_, each) => accept(each), emit(frame));
-        },
-        (error: unknown) => fail(AimoError.from(error)),
-      );
+        })
+        .catch((error: unknown) => fail(AimoError.from(error)));
       return busy;
     } catch (error) {
       fail(AimoError.from(error));
@@ -161,15 +167,17 @@ export function openGate(init: GateInit): Gate {
   /** To the client; the last frame carries the receipt. */
   function emit(frame: ResponseFrame | StreamChunkFrame): Wait {
     if (!open) return undefined;
+    if (!(frame.body instanceof Uint8Array))
+      throw new AimoError("PLUGIN_FAILED", "A plugin left something else than bytes in the body of a frame.");
     const last = isLast(frame);
     if (!last && frame.messageType === "StreamChunk" && frame.body.length === 0) return undefined;
     if (seal) {
       if (frame.body.length > 0) seal.update(frame.body);
       if (last) (frame as Mutable<typeof frame>).receipt = seal.finish("complete", status, usage);
     }
-    const result = sink.write(frame);
+    // Before the write: a client that leaves in the middle of it must not end the reply a second time.
     if (last) close({ next: false, ...(frame.receipt && { receipt: frame.receipt }) });
-    return result;
+    return sink.write(frame);
   }
 
   /** A reader that is behind stops the clock of the provider. */

@@ -49,7 +49,7 @@ export function createHooks(
       }
       if (!isPromise(result)) return undefined;
       if (synchronous) {
-        result.then(undefined, () => undefined);
+        Promise.resolve(result).catch(() => undefined);
         throw new AimoError("PLUGIN_FAILED", `${plugin}: frame:chunk must be synchronous.`, { plugin });
       }
       return within(result, plugin, name).catch((cause: unknown) => {

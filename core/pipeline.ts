@@ -109,9 +109,17 @@ export function createPipeline(kernel: Kernel): Pipeline {
     let target = take(targets);
     for (;;) {
       let next: Target | undefined;
-      const hasNext = (): boolean =>
-        next !== undefined ||
-        (!call.signal.aborted && call.attempts.length < limits.attempts && (next = take(targets)) !== undefined);
+      // A gate asks from timers and listeners too, where nobody would catch what a lazy router throws.
+      const hasNext = (): boolean => {
+        if (next !== undefined) return true;
+        if (call.signal.aborted || call.attempts.length >= limits.attempts) return false;
+        try {
+          return (next = take(targets)) !== undefined;
+        } catch (error) {
+          hooks.tell("node:error", AimoError.from(error));
+          return false;
+        }
+      };
       const verdict = await attempt(target as Target, run, hasNext);
       if (!verdict.next) return verdict;
       target = next;

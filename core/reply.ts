@@ -1,3 +1,4 @@
+import { isErrorCode } from "./error.ts";
 import { MAX_CHUNK, type ReplyFrame, type ResponseFrame, type StreamChunkFrame, type Usage } from "./frame.ts";
 import type { HeadInit, Reply, Wait } from "./parts.ts";
 
@@ -14,7 +15,9 @@ export function createReply(
   function response(body: Uint8Array, streamDone: boolean, head: HeadInit = {}): Wait {
     headed = true;
     const { status: statusCode = 200, headers = {}, contentType = "application/json" } = head;
-    return write({ messageType: "Response", requestId, statusCode, headers, contentType, body, streamDone });
+    // A copy: hooks and `call.headers` add to it, and a handler may use one object for all its calls.
+    const own = { ...headers };
+    return write({ messageType: "Response", requestId, statusCode, headers: own, contentType, body, streamDone });
   }
 
   function chunk(body: Uint8Array, isFinal: boolean, flags?: { preamble?: boolean; partial?: boolean }): Wait {
@@ -35,6 +38,15 @@ export function createReply(
       return response(toBytes(body), true, head);
     },
   };
+}
+
+/** May it come next? One head, then chunks, each with bytes for a body: a handler in JavaScript may write anything. */
+export function fits(frame: ReplyFrame, begun: boolean): boolean {
+  if (frame?.messageType === "Error") return isErrorCode(frame.code) && typeof frame.data === "object";
+  return (
+    (frame?.messageType === "StreamChunk" ? begun : frame?.messageType === "Response" && !begun) &&
+    frame.body instanceof Uint8Array
+  );
 }
 
 /** Does it end the reply? */

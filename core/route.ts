@@ -19,20 +19,16 @@ export function* order(
   request: Readonly<RequestFrame>,
   call: Call,
 ): Generator<Target, void, undefined> {
-  const known = new Set(candidates);
   let list: Iterable<Target> = candidates;
   let last: string | undefined;
   for (const { plugin, router } of routers) {
-    const before = collect(list, known, last);
+    const before = [...checked(list, candidates, last)];
     list = before.length > 0 ? guarded(plugin, () => router.select(before, request, call)) : refuse(last);
     last = plugin;
   }
   let yielded = 0;
-  const iterator = guarded(last, () => list[Symbol.iterator]());
-  for (;;) {
-    const step = guarded(last, () => iterator.next());
-    if (step.done === true) break;
-    yield check(step.value, known, last);
+  for (const target of checked(list, candidates, last)) {
+    yield target;
     yielded++;
   }
   if (yielded === 0) refuse(last);
@@ -44,17 +40,21 @@ export function take(targets: Iterator<Target, void, undefined>): Target | undef
   return step.done === true ? undefined : step.value;
 }
 
-function collect(list: Iterable<Target>, known: ReadonlySet<Target>, plugin: string | undefined): Target[] {
-  return guarded(plugin, () => [...list]).map((target) => check(target, known, plugin));
-}
-
-function check(target: Target, known: ReadonlySet<Target>, plugin = "router"): Target {
-  if (known.has(target)) return target;
-  throw new AimoError(
-    "PLUGIN_FAILED",
-    `The router ${plugin} returned something that is no candidate of this request.`,
-    { plugin },
-  );
+/** Candidates only, and each once: a router that never ends is done with after as many as there are. */
+function* checked(list: Iterable<Target>, candidates: readonly Target[], plugin = "router"): Generator<Target> {
+  const left = new Set(candidates);
+  const iterator = guarded(plugin, () => list[Symbol.iterator]());
+  for (;;) {
+    const { done, value } = guarded(plugin, () => ({ ...iterator.next() }));
+    if (done === true) return;
+    if (!left.delete(value))
+      throw new AimoError(
+        "PLUGIN_FAILED",
+        `The router ${plugin} returned something that is no candidate of this request, or one for the second time.`,
+        { plugin },
+      );
+    yield value;
+  }
 }
 
 function refuse(plugin = "router"): never {

@@ -42,7 +42,9 @@ export async function run(
     if (ready) process.stdout.write(line);
     else pending.push(line); // `ready` is the first line
   };
-  const node = await createNode({ ...config, plugins: [json && events(emit), config.plugins], disable: off });
+  // What is no list must reach the check of the config as it is.
+  const plugins = json && Array.isArray(config.plugins) ? [events(emit), config.plugins] : config.plugins;
+  const node = await createNode({ ...config, plugins, disable: off });
   const facts = describe(node);
   process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts));
   ready = true;

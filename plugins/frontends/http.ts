@@ -212,7 +212,7 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, render
     const result = await handler({
       req,
       res,
-      params: event.context.params ?? {},
+      params: decoded(event.context.params),
       origin,
       signal: controller.signal,
       body,
@@ -281,6 +281,18 @@ function noRoute(req: IncomingMessage): AimoError {
 
 function toJSON(error: AimoError): object {
   return error.toJSON();
+}
+
+function decoded(params: Record<string, string> = {}): Record<string, string> {
+  return Object.fromEntries(Object.entries(params).map(([name, value]) => [name, decode(value)]));
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a percent sign of its own
+  }
 }
 
 /** h3 types the response as a union with HTTP/2, which this server does not speak. */

@@ -37,7 +37,7 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         mount("POST", `${prefix}/chat/completions`, "call", (exchange) => complete(node, exchange, keepAlive));
         mount("GET", `${prefix}/models`, "read", () => ({ object: "list", data: listModels(node.targets, created) }));
         mount("GET", `${prefix}/models/**:id`, "read", ({ params }) => {
-          const id = decode(params["id"] ?? "");
+          const id = params["id"] ?? "";
           const found = listModels(node.targets, created).find((model) => model.id === id);
           if (found) return found;
           throw new AimoError(
@@ -99,14 +99,6 @@ function listModels(targets: Iterable<Target>, created: number): Listed[] {
     models.set(model.id, { id: model.id, object: "model", created, owned_by: provider });
   }
   return [...models.values()];
-}
-
-function decode(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
 }
 
 const dialect: Dialect = {

@@ -267,11 +267,14 @@ function pump(
   { data, end }: { data(piece: Buffer): Wait; end(): void },
 ): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
+  let failed = false; // the parser may still have an end in store
   const fail = (error: unknown): void => {
+    failed = true;
     reject(error);
     response.destroy();
   };
   response.on("data", (piece: Buffer) => {
+    if (failed) return;
     try {
       const wait = data(piece);
       if (wait === undefined) return;
@@ -282,6 +285,7 @@ function pump(
     }
   });
   response.on("end", () => {
+    if (failed) return;
     try {
       end();
       resolve();

@@ -30,10 +30,16 @@ const GROUPS: readonly [name: string, fits: RegExp][] = [
   ["program (native, no frame)", /^\((program|root)\)/],
   ["socket writes", /^(writev|writeBuffer|write\w+String|shutdown|writeGeneric|sendto) (native)?$/],
   ["node:tls", /node:(_?tls|internal\/tls)/],
-  ["node:crypto", /node:(crypto|internal\/crypto)|^(randomFill|oneShotDigest|Hash|update|digest|sign|verify)\S* native$/],
+  [
+    "node:crypto",
+    /node:(crypto|internal\/crypto)|^(randomFill|oneShotDigest|Hash|update|digest|sign|verify)\S* native$/,
+  ],
   ["node:http", /node:(_http|internal\/http|http)/],
   ["node streams and net", /node:(internal\/streams|net|stream|internal\/stream_base_commons|internal\/net)/],
-  ["ticks, timers, promises, events, abort", /node:(internal\/(timers|process|abort|event_target|async_hooks|promise)|timers|events|async_hooks|internal\/util|internal\/per_context)/],
+  [
+    "ticks, timers, promises, events, abort",
+    /node:(internal\/(timers|process|abort|event_target|async_hooks|promise)|timers|events|async_hooks|internal\/util|internal\/per_context)/,
+  ],
   ["buffers", /node:(buffer|internal\/buffer)/],
   ["core/wire", /\/core\/wire\//],
   ["core", /\/core\//],
@@ -41,7 +47,10 @@ const GROUPS: readonly [name: string, fits: RegExp][] = [
   ["h3, srvx, rou3", /node_modules\/(h3|srvx|rou3)\//],
   ["yamux", /node_modules\/@(libp2p|chainsafe\/libp2p-)\/?yamux\//],
   ["noise", /node_modules\/(@(libp2p|chainsafe\/libp2p-)\/?noise|@noble|@stablelib|@chainsafe\/as-)/],
-  ["libp2p, uint8arraylist", /node_modules\/(@libp2p|libp2p|uint8|it-|multiformats|@multiformats|main-event|@chainsafe|race-|p-|any-signal)/],
+  [
+    "libp2p, uint8arraylist",
+    /node_modules\/(@libp2p|libp2p|uint8|it-|multiformats|@multiformats|main-event|@chainsafe|race-|p-|any-signal)/,
+  ],
   ["zod", /node_modules\/zod\//],
   ["cborg", /node_modules\/cborg\//],
   ["hookable", /node_modules\/hookable\//],
@@ -69,7 +78,7 @@ export function readProfile(file: string, count: number): Shares {
   const shares = (times: Map<string, number>): Share[] =>
     [...times]
       .map(([name, time]) => ({ name, cost: time / count, part: time / busy }))
-      .sort((a, b) => b.cost - a.cost);
+      .toSorted((a, b) => b.cost - a.cost);
   return { groups: shares(groups), functions: shares(functions).slice(0, 40) };
 }
 

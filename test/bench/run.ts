@@ -58,7 +58,13 @@ const PLANS: readonly Plan[] = [
   ...(["tls", "noise"] as const).flatMap((name): Plan[] => {
     const encrypt = name === "tls" ? (["tls", "noise"] as const) : (["noise", "tls"] as const);
     return [
-      { name: `hop-${name}`, label: `libp2p hop, ${name}`, encrypt: [...encrypt], nodes: 1, goals: { streams: 1.2, calls: 1.6 } },
+      {
+        name: `hop-${name}`,
+        label: `libp2p hop, ${name}`,
+        encrypt: [...encrypt],
+        nodes: 1,
+        goals: { streams: 1.2, calls: 1.6 },
+      },
       { name: `peers-${name}`, label: `20 peers, ${name}`, encrypt: [...encrypt], nodes: 20, goals: { streams: 2 } },
     ];
   }),
@@ -272,7 +278,10 @@ async function profile(rigs: Rig[], client: Role): Promise<number> {
       const lines = (list: typeof groups): string =>
         list
           .filter(({ part }) => part >= 0.003)
-          .map(({ name, cost, part }) => `${cost.toFixed(2).padStart(9)} ${(part * 100).toFixed(1).padStart(5)} %  ${name}`)
+          .map(
+            ({ name, cost, part }) =>
+              `${cost.toFixed(2).padStart(9)} ${(part * 100).toFixed(1).padStart(5)} %  ${name}`,
+          )
           .join("\n");
       if (options.json) console.log(JSON.stringify({ target: rig.name, load, cost: result.cost, groups, functions }));
       else

@@ -33,6 +33,9 @@ function ends(): Plugin & { readonly seen: { call: Call; outcome: Outcome }[] } 
   return Object.defineProperty(plugin, "seen", { value: seen }) as ReturnType<typeof ends>;
 }
 
+/** What goes wrong on purpose need not be printed. */
+const quiet: Plugin = { name: "observer-quiet", setup: (node) => node.provide("log", () => undefined) };
+
 describe("failover before the first chunk", () => {
   const broken: Record<string, Handler> = {
     "a provider that throws": () => {
@@ -351,7 +354,7 @@ describe("a plugin that misbehaves hurts its own call alone", () => {
     let result: Collected | undefined;
     await withoutStrays(async () => {
       const end = ends();
-      const all = [provider("p", handle), ...plugins, end];
+      const all = [provider("p", handle), quiet, ...plugins, end];
       await using node = await start(all, { ...config, timeouts: { hook: 20, firstChunk: 500, ...config.timeouts } });
       const [bad, good] = await Promise.all([collect(node, chat("m", { requestId: BAD })), ask(node)]);
       expect(good).toMatchObject({ text: "ab", outcome: { status: "ok" } });
@@ -393,8 +396,7 @@ describe("a plugin that misbehaves hurts its own call alone", () => {
           name: "observer-loud",
           hooks: { [name]: misbehave },
         };
-        const silence: Plugin = { name: "observer-log", provides: ["log"], setup: (node) => node.provide("log", () => undefined) };
-        expect((await both([silence, loud])).text).toBe("ab");
+        expect((await both([loud])).text).toBe("ab");
       });
     it(`client:admit ${what}: nobody else is refused`, async () => {
       const admit = (who: { client?: string }): unknown => (who.client === "bad" ? misbehave() : undefined);
@@ -458,7 +460,7 @@ describe("a plugin that misbehaves hurts its own call alone", () => {
           };
           const after: Plugin = { name: "router-after", router: { select: (targets) => targets } };
           const { outcome } = await both(place === "alone" ? [bad] : [bad, after]);
-          if (what === "returns a target for ever" && place === "alone") return; // never pulled that far
+          if (what === "returns a target for ever" && place === "alone") return; // the first one does
           expect(outcome.error).toMatchObject({ code: "PLUGIN_FAILED", data: { plugin: "router-bad" } });
         });
 
@@ -474,7 +476,7 @@ describe("a plugin that misbehaves hurts its own call alone", () => {
           },
         };
         for (const handle of [failing(), whole("busy", 503), silent]) {
-          await using node = await start([provider("a", handle), provider("b", whole("b")), bad], {
+          await using node = await start([quiet, provider("a", handle), provider("b", whole("b")), bad], {
             timeouts: { firstChunk: 20 },
           });
           const { frames } = await ask(node);
@@ -734,7 +736,7 @@ describe("receipts", () => {
       expect(Buffer.from(receipt?.digest ?? []).equals(await digestOf("changed!"))).toBe(true);
       expect((frames.at(-1) as { receipt?: unknown }).receipt).toBe(receipt);
       expect(receipt && verifyReceipt(receipt, node.identity)).toBe(true);
-      const forged = receipt && { ...receipt, raw: Buffer.from(receipt.raw).fill(0, -1) };
+      const forged = receipt && { ...receipt, raw: Buffer.from(receipt.raw).fill(0, receipt.raw.length - 1) };
       expect(forged && verifyReceipt(forged, node.identity)).toBe(false);
     });
 
@@ -765,6 +767,7 @@ describe("drain", () => {
     const running = ask(node);
     await settle();
     const closed = node.close();
+    await settle(); // the frontends close first
     const { outcome } = await ask(node);
     expect(outcome.error).toMatchObject({ code: "OVERLOADED", status: 503, data: { retryAfter: 1_000 } });
     go.resolve();

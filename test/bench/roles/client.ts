@@ -1,4 +1,4 @@
-import { Agent, request } from "node:http";
+import { Agent, request, type IncomingMessage } from "node:http";
 import { answerOf, clock, DONE, prefixOf, readText, SUFFIX, TEXT, type Wanted } from "./_events.ts";
 import { serve } from "./_role.ts";
 
@@ -155,7 +155,7 @@ function openCall(load: CallLoad): void {
   );
 }
 
-type Respond = (status: number, response: import("node:http").IncomingMessage) => void;
+type Respond = (status: number, response: IncomingMessage) => void;
 
 function post(url: string, body: string, respond: Respond, fail: (error: Error) => void): void {
   const headers = { "content-type": "application/json", "content-length": body.length };

@@ -52,8 +52,15 @@ describe("admits", () => {
 
 describe("refuses", () => {
   it("a request without a key, and says how to send one", async () => {
-    for (const headers of [{}, { authorization: "Basic dXNlcjpwYXNz" }, { authorization: "Bearer " }, { "x-api-key": " " }])
-      expect((await refused(withHeaders(headers as Record<string, string>))).message).toContain("Authorization: Bearer");
+    for (const headers of [
+      {},
+      { authorization: "Basic dXNlcjpwYXNz" },
+      { authorization: "Bearer " },
+      { "x-api-key": " " },
+    ])
+      expect((await refused(withHeaders(headers as Record<string, string>))).message).toContain(
+        "Authorization: Bearer",
+      );
   });
 
   it("a wrong key in other words, and without repeating it", async () => {
@@ -72,7 +79,13 @@ describe("refuses", () => {
 
 describe("its options", () => {
   it("want keys of at least 8 printable characters, and never repeat one", () => {
-    for (const keys of [[], ["short"], ["sk-ok-0123456789", "has a space in it"], ["ends-with-newline\n"], "not-a-list"])
+    for (const keys of [
+      [],
+      ["short"],
+      ["sk-ok-0123456789", "has a space in it"],
+      ["ends-with-newline\n"],
+      "not-a-list",
+    ])
       expect(() => apiKeys({ keys: keys as string[] })).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
     expect(() => apiKeys({ keys: ["a secret with spaces"] })).toThrow(/keys\.0: a key must consist of printable ASCII/);
     expect(() => apiKeys({ keys: ["a secret with spaces"] })).not.toThrow(/secret/);

@@ -39,7 +39,12 @@ const answer: Handler = (_, reply) => {
   reply.end();
 };
 
-function start(out: Lines, handle: Handler = answer, options: LoggerOptions = {}, more: Plugin[] = []): Promise<AimoNode> {
+function start(
+  out: Lines,
+  handle: Handler = answer,
+  options: LoggerOptions = {},
+  more: Plugin[] = [],
+): Promise<AimoNode> {
   return createNode({ plugins: [provider(handle), logger({ destination: out, ...options }), ...more], drain: 0 });
 }
 
@@ -90,7 +95,10 @@ describe("one line per call", () => {
 
   it("tells a client that left from a failure", async () => {
     const out = lines();
-    await using node = await start(out, (_, __, call) => new Promise((done) => call.signal.addEventListener("abort", () => done())));
+    await using node = await start(
+      out,
+      (_, __, call) => new Promise((done) => call.signal.addEventListener("abort", () => done())),
+    );
     const leave = new AbortController();
     const done = collect(node, chat("org/m"), { signal: leave.signal });
     leave.abort();

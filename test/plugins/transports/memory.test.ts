@@ -18,7 +18,8 @@ it("links each node with each other of its network, and none of another", async 
   await using d = await make("two");
   const joined = (node: typeof a): string[] => [...node.peers].map(({ id }) => id).sort();
   await new Promise<void>((resolve) => {
-    const done = (): void => void (joined(a).length === 2 && joined(b).length === 2 && joined(c).length === 2 && resolve());
+    const done = (): void =>
+      void (joined(a).length === 2 && joined(b).length === 2 && joined(c).length === 2 && resolve());
     for (const node of [a, b, c]) node.hook("peer:join", done);
     done();
   });

@@ -1,0 +1,244 @@
+import { onTestFinished } from "vitest";
+import {
+  AimoError,
+  createNode,
+  openIdentity,
+  type AimoNode,
+  type Identity,
+  type Link,
+  type LinkEvents,
+  type NodeConfig,
+  type Plugin,
+  type Runtime,
+  type Wait,
+} from "../../core/index.ts";
+import { decodeMessage, encodeHead, MAX_MESSAGE, Type, type Message } from "../../core/wire/codec.ts";
+import { createVirtualRuntime, type VirtualRuntime } from "./virtual-runtime.ts";
+
+const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
+
+/** A real node whose links a test makes by hand. Its clock stands still until the test advances it. */
+export interface WiredNode {
+  readonly node: AimoNode;
+  readonly runtime: VirtualRuntime;
+  readonly accept: (link: Link) => LinkEvents;
+  /** What was told to `node:error`. */
+  readonly errors: AimoError[];
+}
+
+export async function wiredNode(
+  plugins: readonly Plugin[] = [],
+  config: Partial<NodeConfig> = {},
+  override: Partial<Runtime> = {},
+): Promise<WiredNode> {
+  const runtime = Object.assign(createVirtualRuntime(), override);
+  const errors: AimoError[] = [];
+  let accept: WiredNode["accept"] | undefined;
+  const transport: Plugin = {
+    name: "transport-test",
+    transport: { listen: (take) => void (accept = take), close: () => undefined },
+    hooks: { "node:error": (error) => void errors.push(error) },
+  };
+  const node = await createNode({ drain: 0, ...config, plugins: [transport, ...plugins] }, runtime);
+  onTestFinished(() => node.close());
+  if (accept === undefined) throw new Error("the node did not listen");
+  return { node, runtime, accept, errors };
+}
+
+export type Side = "a" | "b";
+
+/** One message on its way. */
+export interface Passing {
+  readonly from: Side;
+  /** `undefined` for what a node has to ignore. */
+  readonly message: Message | undefined;
+  readonly bytes: Uint8Array;
+}
+
+/** A link between two nodes with a tap in the middle. */
+export interface Wire {
+  /** All that was sent, also what was dropped or is held. */
+  readonly seen: readonly Passing[];
+  /** Decides for each message; may be set at any time. Default: all pass. */
+  tap: (passing: Passing) => "pass" | "drop" | "hold";
+  /** What was held goes on, in order. */
+  release(): void;
+  inject(to: Side, bytes: Uint8Array): void;
+  /** `send` of this side asks to wait until the result is called. */
+  fill(side: Side): () => void;
+  /** Breaks it in the middle: both sides see it closed, nothing that is on its way arrives. */
+  cut(error?: AimoError): void;
+  readonly open: boolean;
+}
+
+/** Links two nodes; `dialler` says which of them opened it. Messages arrive a turn later, as over a socket. */
+export function connect(
+  a: Pick<WiredNode, "accept"> & { node: { id: string } },
+  b: Pick<WiredNode, "accept"> & { node: { id: string } },
+  { dialler = "a" }: { dialler?: Side } = {},
+): Wire {
+  const seen: Passing[] = [];
+  const held: Passing[] = [];
+  const events: Partial<Record<Side, LinkEvents>> = {};
+  const early: Passing[] = [];
+  const full: Partial<Record<Side, PromiseWithResolvers<void>>> = {};
+  const closed = { a: false, b: false };
+
+  function arrive(passing: Passing): void {
+    setImmediate(() => {
+      const to = other(passing.from);
+      if (!closed[to]) events[to]?.message(passing.bytes);
+    });
+  }
+
+  function route(passing: Passing): void {
+    const verdict = held.length > 0 ? "hold" : wire.tap(passing);
+    if (verdict === "hold") held.push(passing);
+    else if (verdict === "pass") arrive(passing);
+  }
+
+  function shut(side: Side, error?: AimoError): void {
+    if (closed[side]) return;
+    closed[side] = true;
+    full[side]?.resolve();
+    events[side]?.closed(error);
+  }
+
+  function end(side: Side, peer: string): Link {
+    return {
+      peer,
+      via: "test",
+      rank: 0,
+      dialled: side === dialler,
+      caps: CAPS,
+      send(messages): Wait {
+        if (closed[side]) return undefined;
+        for (const bytes of messages) {
+          const passing = { from: side, bytes, message: decodeMessage(bytes) };
+          seen.push(passing);
+          if (events.a && events.b) route(passing);
+          else early.push(passing);
+        }
+        return full[side]?.promise;
+      },
+      close(error) {
+        if (closed[side]) return;
+        shut(side, error);
+        // What was sent before still arrives, unless the link was torn down.
+        if (error) return shut(other(side));
+        setImmediate(() => setImmediate(() => shut(other(side))));
+      },
+    };
+  }
+
+  const wire: Wire = {
+    seen,
+    tap: () => "pass",
+    release() {
+      for (const passing of held.splice(0)) arrive(passing);
+    },
+    inject: (to, bytes) => setImmediate(() => closed[to] || events[to]?.message(bytes)),
+    fill(side) {
+      full[side] ??= Promise.withResolvers<void>();
+      return () => {
+        full[side]?.resolve();
+        delete full[side];
+      };
+    },
+    cut(error) {
+      shut("a", error);
+      shut("b", error);
+    },
+    get open() {
+      return !closed.a && !closed.b;
+    },
+  };
+  events.a = a.accept(end("a", b.node.id));
+  events.b = b.accept(end("b", a.node.id));
+  for (const passing of early.splice(0)) route(passing);
+  return wire;
+}
+
+function other(side: Side): Side {
+  return side === "a" ? "b" : "a";
+}
+
+/** A peer that says what the test tells it to, byte by byte. */
+export interface RawPeer {
+  readonly identity: Identity;
+  readonly instance: Uint8Array;
+  /** What the node sent, in order. */
+  readonly got: readonly Message[];
+  of(type: number): Message[];
+  send(...messages: readonly Uint8Array[]): void;
+  hello(overrides?: object): void;
+  /** Undefined while open; then how the node saw it. */
+  readonly closed: { readonly error: AimoError | undefined } | undefined;
+  /** The far end goes away. */
+  leave(error?: AimoError): void;
+}
+
+/** Links a scripted peer to a node. */
+export function rawPeer(to: WiredNode, { identity = openIdentity(), dialled = false } = {}): RawPeer {
+  const got: Message[] = [];
+  const instance = to.runtime.randomBytes(16);
+  let closed: RawPeer["closed"];
+  const shut = (error?: AimoError): void => {
+    if (closed) return;
+    closed = { error };
+    events.closed(error);
+  };
+  const link: Link = {
+    peer: identity.peerId,
+    via: "test",
+    rank: 0,
+    dialled,
+    caps: CAPS,
+    send(messages) {
+      for (const bytes of messages) {
+        const message = decodeMessage(bytes);
+        if (message) got.push(message);
+      }
+      return undefined;
+    },
+    close: shut,
+  };
+  const events = to.accept(link);
+  const peer: RawPeer = {
+    identity,
+    instance,
+    got,
+    of: (type) => got.filter((message) => message.type === type),
+    send(...messages) {
+      for (const bytes of messages) if (!closed) events.message(bytes);
+    },
+    hello(overrides = {}) {
+      const limits = { calls: 8_192, body: 4 * 1_048_576 };
+      peer.send(
+        encodeHead(Type.HELLO, 0, 0, { v: 1, peer: identity.peerId, instance, features: [], limits, ...overrides }),
+      );
+    },
+    get closed() {
+      return closed;
+    },
+    leave: shut,
+  };
+  return peer;
+}
+
+/** Turns of the loop without news, after which nothing can be on its way any more. */
+const QUIET = 12;
+
+/** Lets everything that is on its way arrive: messages, promises, turns. Timers stand still. */
+export async function quiet(): Promise<void> {
+  for (let i = 0; i < QUIET; i++) await new Promise<void>((resolve) => setImmediate(resolve));
+}
+
+/** Turns until it is so; for chains whose length depends on sizes. Throws when it never is. */
+export async function until(what: () => boolean, turns = 5_000): Promise<void> {
+  for (let i = 0; i < turns; i++) {
+    if (what()) return;
+    await new Promise<void>((resolve) => setImmediate(resolve));
+  }
+  throw new Error(`never: ${what.toString()}`);
+}

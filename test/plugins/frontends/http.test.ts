@@ -1,0 +1,216 @@
+import { once } from "node:events";
+import { request as requestHttp } from "node:http";
+import { connect } from "node:net";
+import { describe, expect, it } from "vitest";
+import { z } from "zod";
+import { AimoError, createNode, type AimoNode, type Plugin } from "../../../core/index.ts";
+import { http, type HttpOptions, type HttpService } from "../../../plugins/frontends/index.ts";
+import { apiKeys } from "../../../plugins/guards/index.ts";
+
+/** A node whose `routes` mount what a test needs. */
+async function start(
+  routes: (service: HttpService, node: AimoNode) => void,
+  more: Plugin[] = [],
+  options: HttpOptions = {},
+) {
+  const plugin: Plugin = { name: "frontend-test", needs: ["http"], setup: (node) => routes(node.use("http"), node) };
+  const node = await createNode({ plugins: [http({ port: 0, ...options }), plugin, ...more], limits: { body: 1_000 } });
+  const url = node.use("http").url as string;
+  return {
+    node,
+    url,
+    get: (path: string, init?: RequestInit) => fetch(url + path, init),
+    [Symbol.asyncDispose]: () => node.close(),
+  };
+}
+
+describe("a mount", () => {
+  it("sends objects as JSON, strings as text, and leaves an answer that is written alone", async () => {
+    await using stage = await start(({ mount }) => {
+      mount("GET", "/object/:id", "public", ({ params }) => ({ id: params["id"] }));
+      mount("GET", "/text", "public", () => "hello");
+      mount("GET", "/written", "public", ({ res }) => void res.writeHead(202).end("mine"));
+    });
+    expect(await (await stage.get("/object/a%20b")).json()).toEqual({ id: "a b" });
+    expect((await stage.get("/text")).headers.get("content-type")).toContain("text/plain");
+    expect((await stage.get("/written")).status).toBe(202);
+  });
+
+  it("of the same path made last wins, until it is taken off", async () => {
+    let off = (): void => undefined;
+    await using stage = await start(({ mount }) => {
+      mount("GET", "/x", "public", () => "first");
+      off = mount("GET", "/x", "public", () => "second");
+    });
+    expect(await (await stage.get("/x")).text()).toBe("second");
+    off();
+    expect(await (await stage.get("/x")).text()).toBe("first");
+  });
+
+  it("is asked for admission before a body is read, unless it is public", async () => {
+    const guard: Plugin = {
+      name: "guard-test",
+      hooks: {
+        "client:admit": (origin, scope) => {
+          if (origin.headers["x-pass"] !== scope) throw new AimoError("FORBIDDEN", "Not for you.");
+        },
+      },
+    };
+    await using stage = await start(
+      ({ mount }) => {
+        mount("POST", "/admin", "admin", async ({ body }) => ({ size: (await body()).length }));
+        mount("GET", "/open", "public", () => "open");
+      },
+      [guard],
+    );
+    // The body never comes: only an admission that does not wait for it can answer.
+    const request = requestHttp(`${stage.url}/admin`, { method: "POST", headers: { "content-length": 100 } });
+    request.flushHeaders();
+    const [response] = (await once(request, "response")) as [{ statusCode: number; resume(): void }];
+    expect(response.statusCode).toBe(403);
+    request.destroy();
+    expect((await stage.get("/open")).status).toBe(200);
+    expect((await stage.get("/admin", { method: "POST", body: "abc", headers: { "x-pass": "admin" } })).status).toBe(
+      200,
+    );
+  });
+
+  it("checks JSON by a schema, and names the field that is wrong", async () => {
+    await using stage = await start(
+      ({ mount }) =>
+        void mount("POST", "/j", "public", ({ json }) => json(z.object({ n: z.number("must be a number") }))),
+    );
+    const ask = async (body: string) => (await stage.get("/j", { method: "POST", body })).json();
+    expect(await ask('{"n":1}')).toEqual({ n: 1 });
+    expect(await ask('{"n":"1"}')).toMatchObject({ error: { param: "n", message: "n: must be a number." } });
+    expect(await ask("{")).toMatchObject({ error: { code: "invalid_message_format" } });
+  });
+
+  it("that throws something unexpected is a 500 without the reason, and the node lives", async () => {
+    await using stage = await start(
+      ({ mount }) => {
+        mount("GET", "/broken", "public", () => {
+          throw new Error("password=hunter2");
+        });
+      },
+      [{ name: "observer-quiet", provides: ["log"], setup: (node) => node.provide("log", () => undefined) }],
+    );
+    const response = await stage.get("/broken");
+    expect(response.status).toBe(500);
+    expect(await response.text()).not.toContain("hunter2");
+    expect((await stage.get("/nothing")).status).toBe(404);
+  });
+
+  it("renders errors as its frontend wants them", async () => {
+    await using stage = await start(({ mount }) => {
+      mount(
+        "GET",
+        "/x",
+        "public",
+        () => {
+          throw new AimoError("RATE_LIMIT_EXCEEDED", "Too fast.", { retryAfter: 1_500 });
+        },
+        ({ message }) => ({ type: "error", message }),
+      );
+    });
+    const response = await stage.get("/x");
+    expect([response.status, response.headers.get("retry-after")]).toEqual([429, "2"]);
+    expect(await response.json()).toEqual({ type: "error", message: "Too fast." });
+  });
+
+  it("tells a handler when its client leaves", async () => {
+    const left = Promise.withResolvers<void>();
+    const entered = Promise.withResolvers<void>();
+    await using stage = await start(({ mount }) => {
+      mount("GET", "/wait", "public", ({ signal }) => {
+        signal.addEventListener("abort", () => left.resolve());
+        entered.resolve();
+        return left.promise;
+      });
+    });
+    const request = requestHttp(`${stage.url}/wait`);
+    request.on("error", () => undefined).end();
+    await entered.promise;
+    request.destroy();
+    await left.promise;
+  });
+});
+
+describe("an upgrade", () => {
+  it("reaches its handler after admission; others are refused with an error object", async () => {
+    await using stage = await start(
+      ({ upgrade }) =>
+        void upgrade("/ws", "call", (_, socket) =>
+          socket.end("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: test\r\n\r\nhello"),
+        ),
+      [apiKeys({ keys: ["a-long-key"] })],
+    );
+    const ask = async (path: string, key: string): Promise<string> => {
+      const socket = connect(Number(new URL(stage.url).port), "127.0.0.1");
+      socket.end(
+        `GET ${path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\nauthorization: Bearer ${key}\r\n\r\n`,
+      );
+      let text = "";
+      for await (const piece of socket) text += String(piece);
+      return text;
+    };
+    expect(await ask("/ws", "a-long-key")).toContain("hello");
+    expect(await ask("/ws", "wrong-key")).toContain("HTTP/1.1 401");
+    expect(await ask("/nothing", "a-long-key")).toContain("HTTP/1.1 404");
+  });
+});
+
+describe("the door", () => {
+  it("beyond loopback needs a plugin that tells clients apart, or `insecure`", async () => {
+    await expect(createNode({ plugins: [http({ port: 0, host: "0.0.0.0" })] })).rejects.toThrow(/apiKeys.*insecure/s);
+    const guarded = await createNode({
+      plugins: [http({ port: 0, host: "0.0.0.0" }), apiKeys({ keys: ["a-long-key"] })],
+    });
+    await guarded.close();
+    const open = await createNode({ plugins: [http({ port: 0, host: "0.0.0.0" })], insecure: true });
+    await open.close();
+  });
+
+  it("that is taken is said in one sentence, and nothing is left running", async () => {
+    await using stage = await start(() => undefined);
+    const port = Number(new URL(stage.url).port);
+    await expect(createNode({ plugins: [http({ port })] })).rejects.toThrow(`the port ${port} is taken`);
+  });
+
+  it("closes for new clients at once, and lets a running answer end", async () => {
+    const go = Promise.withResolvers<void>();
+    const entered = Promise.withResolvers<void>();
+    const stage = await start(
+      ({ mount }, node) => {
+        mount("POST", "/slow", "public", async ({ res, origin, signal }) => {
+          res.writeHead(200);
+          const sink = {
+            write: (frame: { messageType: string; body?: Uint8Array }) =>
+              void (frame.messageType === "Response" && res.end(frame.body)),
+          };
+          await node.open({ type: "test", model: "m", contentType: "", body: new Uint8Array(0) }, sink, {
+            origin,
+            signal,
+          });
+        });
+      },
+      [
+        {
+          name: "provider-slow",
+          provider: {
+            name: "slow",
+            models: [{ id: "m", types: ["test"] }],
+            handle: async (_, reply) => (entered.resolve(), await go.promise, void reply.send("whole")),
+          },
+        },
+      ],
+    );
+    const answer = stage.get("/slow", { method: "POST" });
+    await entered.promise;
+    const closing = stage.node.close();
+    await expect(stage.get("/slow")).rejects.toThrow();
+    go.resolve();
+    expect(await (await answer).text()).toBe("whole");
+    await closing;
+  });
+});

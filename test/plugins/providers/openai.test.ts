@@ -1,0 +1,310 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { createNode, type ReplyFrame } from "../../../core/index.ts";
+import { createEventSplitter, findUsage, readEvents } from "../../../plugins/providers/_events.ts";
+import { withModel } from "../../../plugins/providers/_model.ts";
+import { openai } from "../../../plugins/providers/openai.ts";
+import {
+  chat as words,
+  closeDelimited,
+  createUpstream,
+  type Answer,
+  cut,
+  event,
+  events,
+  hang,
+  raw,
+  refusal,
+  whole,
+} from "../../kit/upstream.ts";
+import { chat, collect, testProvider, testUpstream, textOf, type AdapterUnderTest } from "../../suites/index.ts";
+
+const make = async (): Promise<AdapterUnderTest> => {
+  const upstream = await createUpstream();
+  const well: Answer = (exchange) => {
+    try {
+      const { messages } = JSON.parse(exchange.body.toString()) as { messages?: unknown };
+      if (Array.isArray(messages)) return words(["Hello", " there"])(exchange);
+    } catch {
+      // told below
+    }
+    return refusal(400, "messages must be an array")(exchange);
+  };
+  upstream.answer = well;
+  const ways = {
+    well,
+    refuse: refusal(400, "no"),
+    fail: refusal(500, "no"),
+    hang: hang(),
+    cut: cut(events(["Hello"]).slice(0, 2)),
+  };
+  let asked = 0;
+  return {
+    plugin: openai({ url: upstream.url, models: ["test-model"] }),
+    model: "test-model",
+    upstream: {
+      behave: (how) => void (upstream.answer = ways[how]),
+      asked: async () => void (await upstream.request(asked++)),
+      idle: async () => void (await Promise.all(upstream.requests.map(({ closed }) => closed))),
+    },
+    close: () => upstream.close(),
+  };
+};
+
+testProvider(make);
+testUpstream(make);
+
+async function start(url: string, options: Partial<Parameters<typeof openai>[0]> = {}) {
+  const node = await createNode({ plugins: [openai({ url, models: ["test-model"], ...options })] });
+  return { node, [Symbol.asyncDispose]: () => node.close() };
+}
+
+describe("the request", () => {
+  it("goes out byte for byte, with the upstream's key and never with a compressed answer", async () => {
+    const upstream = await createUpstream();
+    await using stage = await start(upstream.url, { key: "sk-upstream", headers: { "x-team": "a" } });
+    const body = Buffer.from('{ "model":"test-model" , "messages":[], "unknown":{"a":[1.0,1e3]}, "text":"\\u00e9" }');
+    await collect(stage.node, chat("test-model", { body, headers: { traceparent: "00-1-2-00" } }));
+    const { headers, body: sent, url } = await upstream.request(0);
+    expect(sent.equals(body)).toBe(true);
+    expect(url).toBe("/v1/chat/completions");
+    expect(headers).toMatchObject({
+      authorization: "Bearer sk-upstream",
+      "accept-encoding": "identity",
+      "x-team": "a",
+      traceparent: "00-1-2-00",
+    });
+  });
+
+  it("names the model that was routed, whatever the body says, and changes no other byte", async () => {
+    const upstream = await createUpstream();
+    await using stage = await start(upstream.url);
+    const body = Buffer.from('{"messages":[{"model":"inner"}],"model":"12D3:test-model","x":"model"}');
+    await collect(stage.node, chat("test-model", { body }));
+    expect((await upstream.request(0)).body.toString()).toBe(
+      '{"messages":[{"model":"inner"}],"model":"test-model","x":"model"}',
+    );
+  });
+
+  it("is sent once more when the upstream had closed a kept connection, and only then", async () => {
+    const upstream = await createUpstream();
+    await using stage = await start(upstream.url);
+    await collect(stage.node, chat("test-model"));
+    upstream.next(({ socket }) => void socket.destroy()); // as a server does that closes just when a request comes
+    const { outcome } = await collect(stage.node, chat("test-model"));
+    expect(outcome.status).toBe("ok");
+    expect(upstream.requests).toHaveLength(3);
+    upstream.next(
+      ({ socket }) => void socket.destroy(),
+      ({ socket }) => void socket.destroy(),
+    );
+    const second = await collect(stage.node, chat("test-model"));
+    expect(second.outcome.error).toMatchObject({ code: "UPSTREAM_FAILED", retryable: true });
+    expect(second.outcome.error?.message).not.toContain("127.0.0.1");
+  });
+});
+
+describe("the answer", () => {
+  it("comes with status and headers, but not those of the connection", async () => {
+    const upstream = await createUpstream({
+      answer: refusal(429, "slow down", { "retry-after": "7", "set-cookie": "a=b", "x-ratelimit": "1" }),
+    });
+    await using stage = await start(upstream.url);
+    const { frames } = await collect(stage.node, chat("test-model"));
+    expect(frames[0]).toMatchObject({ statusCode: 429, headers: { "retry-after": "7", "x-ratelimit": "1" } });
+    expect(Object.keys((frames[0] as { headers: object }).headers)).not.toContain("set-cookie");
+  });
+
+  it("tells the usage in its receipt, streamed or whole", async () => {
+    const upstream = await createUpstream({
+      answer: raw(events(["a", "b"], { prompt_tokens: 3, completion_tokens: 2 })),
+    });
+    await using stage = await start(upstream.url);
+    expect((await collect(stage.node, chat("test-model", { stream: true }))).outcome.receipt?.usage).toEqual({
+      promptTokens: 3,
+      completionTokens: 2,
+    });
+    upstream.answer = words(["a", "b"]);
+    expect((await collect(stage.node, chat("test-model"))).outcome.receipt?.usage).toEqual({
+      promptTokens: 1,
+      completionTokens: 2,
+    });
+  });
+
+  it("marks what is not of substance yet, so that the call can still move", async () => {
+    const upstream = await createUpstream({
+      answer: raw(
+        [
+          ": hi\n\n",
+          event({ role: "assistant", content: "" }),
+          event({ content: "a" }),
+          event({}, {}, "stop"),
+          "data: [DONE]\n\n",
+        ],
+        { pace: 1 },
+      ),
+    });
+    await using stage = await start(upstream.url);
+    const { frames } = await collect(stage.node, chat("test-model", { stream: true }));
+    const chunks = frames.filter(
+      (frame): frame is Extract<ReplyFrame, { messageType: "StreamChunk" }> =>
+        frame.messageType === "StreamChunk" && frame.body.length > 0,
+    );
+    expect(chunks.find((frame) => textOf([frame]).includes('"a"'))?.preamble).toBeFalsy();
+    expect(chunks.filter((frame) => frame.preamble).every((frame) => !textOf([frame]).includes('"a"'))).toBe(true);
+    expect(chunks.some((frame) => frame.preamble)).toBe(true);
+  });
+
+  it("that begins with an error event is an error, with its status", async () => {
+    const upstream = await createUpstream({
+      answer: raw([`data: {"error":{"message":"out of memory","code":503}}\n\n`]),
+    });
+    await using stage = await start(upstream.url);
+    const { outcome } = await collect(stage.node, chat("test-model", { stream: true }));
+    expect(outcome.error).toMatchObject({
+      code: "UPSTREAM_FAILED",
+      message: "out of memory",
+      status: 503,
+      retryable: true,
+    });
+  });
+
+  it("without a length is whole only with [DONE]", async () => {
+    const upstream = await createUpstream({ answer: closeDelimited(events(["a"]).join("")) });
+    await using stage = await start(upstream.url);
+    expect((await collect(stage.node, chat("test-model", { stream: true }))).outcome.status).toBe("ok");
+    upstream.answer = closeDelimited(events(["a"]).slice(0, -1).join(""));
+    expect((await collect(stage.node, chat("test-model", { stream: true }))).outcome.error?.code).toBe(
+      "STREAM_INTERRUPTED",
+    );
+  });
+
+  it("that is a web page says so", async () => {
+    const upstream = await createUpstream({ answer: whole("<html>login</html>", "text/html") });
+    await using stage = await start(upstream.url);
+    const { outcome } = await collect(stage.node, chat("test-model"));
+    expect(outcome.error?.message).toContain("web page");
+  });
+
+  it("above limits.body passes piece by piece instead of whole", async () => {
+    const body = Buffer.alloc(300_000, "x");
+    const upstream = await createUpstream({ answer: whole(body, "application/octet-stream") });
+    const node = await createNode({
+      plugins: [openai({ url: upstream.url, models: ["test-model"] })],
+      limits: { body: 100_000 },
+    });
+    const { frames, outcome } = await collect(node, chat("test-model"));
+    expect(outcome.status).toBe("ok");
+    expect(frames[0]).toMatchObject({ messageType: "Response", streamDone: false });
+    expect(Buffer.from(textOf(frames)).equals(body)).toBe(true);
+    await node.close();
+  });
+});
+
+describe("the model list", () => {
+  it("is read from the upstream when none is given", async () => {
+    const upstream = await createUpstream({ models: ["a", "vendor/b:latest"] });
+    await using stage = await start(upstream.url, { models: undefined as never });
+    expect([...stage.node.targets].map(({ model }) => model.id)).toEqual(["a", "vendor/b:latest"]);
+  });
+
+  it("of an upstream that is down is empty, and the node starts all the same", async () => {
+    const node = await createNode({
+      plugins: [
+        { name: "observer-log", provides: ["log"], setup: (face) => face.provide("log", () => undefined) },
+        openai({ url: "http://127.0.0.1:9/v1" }),
+      ],
+    });
+    expect([...node.targets]).toEqual([]);
+    await node.close();
+  });
+});
+
+describe("the event splitter", () => {
+  const ends = fc.constantFrom("\n\n", "\r\n\r\n", "\r\r");
+  const line = fc.string({ unit: "binary", maxLength: 20 }).map((text) => `data: ${text.replaceAll(/[\r\n]/g, " ")}`);
+  const streams = fc
+    .array(fc.tuple(line, ends), { minLength: 1, maxLength: 8 })
+    .map((list) => Buffer.from(list.map(([text, end]) => text + end).join("")));
+
+  it("loses and changes no byte, wherever the stream is cut", () => {
+    fc.assert(
+      fc.property(streams, fc.array(fc.nat(200)), (bytes, cuts) => {
+        const splitter = createEventSplitter();
+        const got: Buffer[] = [];
+        let at = 0;
+        for (const size of [...cuts.map((cutAt) => cutAt % 17), bytes.length]) {
+          const piece = bytes.subarray(at, at + size);
+          at += piece.length;
+          const next = piece.length > 0 ? splitter.push(Buffer.from(piece)) : undefined;
+          if (next) got.push(next.bytes);
+        }
+        expect(Buffer.concat([...got, splitter.rest()]).equals(bytes)).toBe(true);
+      }),
+    );
+  });
+
+  it("gives whole events only", () => {
+    const splitter = createEventSplitter();
+    expect(splitter.push(Buffer.from("data: a\n"))).toBeUndefined();
+    expect(splitter.push(Buffer.from("\ndata: b\n\ndata: c"))?.bytes.toString()).toBe("data: a\n\ndata: b\n\n");
+    expect(splitter.rest().toString()).toBe("data: c");
+  });
+
+  it("lets an event above 64 KiB go on in the next piece", () => {
+    const splitter = createEventSplitter();
+    expect(splitter.push(Buffer.alloc(70_000, "x"))).toMatchObject({ partial: true });
+    expect(splitter.push(Buffer.from("\n\n"))).toMatchObject({ partial: false });
+  });
+});
+
+it("knows text, tool calls, reasoning, refusals and ends as substance, and roles, comments and empty deltas not", () => {
+  const says = (text: string) => readEvents(Buffer.from(text)).substance;
+  for (const delta of [
+    { content: "a" },
+    { tool_calls: [{}] },
+    { reasoning_content: "a" },
+    { reasoning: "a" },
+    { refusal: "no" },
+  ])
+    expect(says(event(delta))).toBe(true);
+  expect(says(event({}, {}, "stop"))).toBe(true);
+  expect(says("data: [DONE]\n\n")).toBe(true);
+  expect(says("data: what is this\n\n")).toBe(true);
+  for (const text of [
+    ": ping\n\n",
+    "\n",
+    event({ role: "assistant" }),
+    event({ role: "assistant", content: "", refusal: null, tool_calls: [] }),
+    event({}, { choices: [] }),
+  ])
+    expect(says(text)).toBe(false);
+});
+
+it("reads the usage only where it is an object", () => {
+  expect(findUsage(Buffer.from('data: {"usage":null}\n\n'))).toBeUndefined();
+  expect(
+    findUsage(
+      Buffer.from('data: {"choices":[],"usage" : {"prompt_tokens":1,"completion_tokens":2}}\r\n\r\ndata: [DONE]\n\n'),
+    ),
+  ).toEqual({ promptTokens: 1, completionTokens: 2 });
+});
+
+it("replaces every top-level model and nothing else, whatever JSON stands around it", () => {
+  fc.assert(
+    fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.string(), fc.boolean(), (rest, other, last) => {
+      const { model: _, ...others } = rest as Record<string, unknown>;
+      const object = last ? { ...others, model: other } : { model: other, ...others };
+      const text = JSON.stringify(object, null, last ? 2 : 0);
+      const spliced = Buffer.from(withModel(Buffer.from(text), "right")).toString();
+      expect(JSON.stringify(JSON.parse(spliced))).toBe(JSON.stringify({ ...object, model: "right" }));
+    }),
+  );
+  expect(Buffer.from(withModel(Buffer.from('{"model":"a","mod\\u0065l":"b"}'), "c")).toString()).toBe(
+    '{"model":"c","mod\\u0065l":"c"}',
+  );
+  for (const broken of ["", "[]", '{"model":"a', "null", '{"messages":[]}'])
+    expect(Buffer.from(withModel(Buffer.from(broken), "c")).toString()).toBe(
+      broken === '{"model":"a' ? '{"model":"c"' : broken,
+    );
+});
