@@ -112,7 +112,6 @@ export function openGate(init: GateInit): Gate {
 
   /** In order, also while a hook runs. */
   function accept(frame: ReplyFrame): Wait {
-    if (!open) return undefined; // ended while the frame was in the queue
     if (busy !== undefined) {
       queue.push(frame);
       return busy;

@@ -98,6 +98,7 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
   checkDisable(disable, [...names]);
   const isOff = (name: string): boolean => disable.includes(name) || disable.includes(name.split(":")[0] as string);
   const on = plugins.filter((plugin) => !isOff(plugin.name));
+  checkProviders(on);
   checkNeeds(
     on,
     plugins.filter((plugin) => isOff(plugin.name)),
@@ -147,6 +148,17 @@ function checkDisable(disable: readonly string[], loaded: readonly string[]): vo
   const known = [...new Set([...loaded, ...loaded.map((name) => name.split(":")[0] as string), ...BUILT_IN])];
   for (const name of disable)
     if (!known.includes(name)) throw invalid(`disable: there is no plugin "${name}".${suggest(name, known)}`);
+}
+
+/** Their names are in the ids of their targets. */
+function checkProviders(on: readonly Plugin[]): void {
+  const names = new Set<string>();
+  for (const { name, provider } of on) {
+    if (provider === undefined) continue;
+    if (names.has(provider.name))
+      throw invalid(`${name}: there is a provider "${provider.name}" already: give one a name (\`name: "…"\`).`, name);
+    names.add(provider.name);
+  }
 }
 
 function checkNeeds(on: readonly Plugin[], off: readonly Plugin[]): void {

@@ -13,6 +13,15 @@ interface Child {
   until(event: string): Promise<Record<string, unknown>>;
 }
 
+/** A child that ended before it was ready. */
+class Ended extends Error {
+  readonly code: number;
+  constructor(code: number | null) {
+    super("ended");
+    this.code = code ?? 1;
+  }
+}
+
 /** A gateway and a provider, each a process of its own, over real libp2p. */
 export async function demo({ port, json = false }: { port: number; json?: boolean }): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "aimo-demo-"));
@@ -39,6 +48,9 @@ export async function demo({ port, json = false }: { port: number; json?: boolea
         : `A gateway and a provider are up, joined over libp2p.\n${tryLines(ready)}\n  Ctrl-C stops both.\n`,
     );
     await Promise.all(children.map(exited));
+  } catch (error) {
+    if (!(error instanceof Ended)) throw error;
+    process.exitCode = error.code; // what it said stands on stderr already
   } finally {
     stop();
     rmSync(folder, { recursive: true, force: true });
@@ -60,9 +72,7 @@ function launch(args: readonly string[], env: NodeJS.ProcessEnv = {}): Child {
     until: (event) =>
       new Promise((resolve, reject) => {
         waiting.set(event, resolve);
-        child.once("exit", () =>
-          reject(new Error(`\`aimo ${args[0]}\` ended before it was ready; what it said stands above.`)),
-        );
+        child.once("exit", (code) => reject(new Ended(code)));
       }),
   };
 }

@@ -77,7 +77,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 
 /** `aimo.config.ts:7`, when the error arose in the config file; its name alone for what was found in it later. */
 export function placeOf(error: unknown): string | undefined {
-  if (loading === undefined || !AimoError.is(error) || error.code !== "CONFIG_INVALID") return undefined;
+  if (loading === undefined || !(error instanceof Error)) return undefined;
   const file = relative(process.cwd(), loading);
   const told = error.cause instanceof Error ? error.cause : error;
   // A syntax error says where in its message, a throw in its stack, with columns that are those of compiled code.
@@ -90,5 +90,5 @@ export function placeOf(error: unknown): string | undefined {
       if (found !== undefined) return file + found;
     }
   }
-  return file;
+  return AimoError.is(error) && error.code === "CONFIG_INVALID" ? file : undefined;
 }

@@ -5,10 +5,12 @@ import { placeOf } from "./load.ts";
 
 interface Common {
   json?: boolean;
-  disable: string[];
+  disable?: string[];
 }
 
-const collect = (value: string, before: string[]): string[] => [...before, ...value.split(",").filter(Boolean)];
+const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
+/** Not commander's defaults: its help would show them as `[]`. */
+const NONE = { disable: [], models: [], listen: [], join: [] };
 
 function toPort(value: string): number {
   const port = Number(value);
@@ -26,7 +28,7 @@ function build(): Command {
   const common = (command: Command): Command =>
     command
       .option("--json", "events as JSON lines on stdout")
-      .option("--disable <names>", "plugins to leave out, comma separated", collect, []);
+      .option("--disable <names>", "plugins to leave out, comma separated", collect);
 
   common(program.command("start").description("Start the node that a config file describes."))
     .option("-c, --config <file>", "default: aimo.config.ts in this folder")
@@ -39,26 +41,32 @@ function build(): Command {
   )
     .option("--host <address>", "address of the API", "127.0.0.1")
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
-    .option("--listen <multiaddr>", "where peers may dial in (default: /ip4/127.0.0.1/tcp/4001)", collect, [])
-    .option("--join <multiaddr>", "nodes to stay connected to", collect, [])
+    .option("--listen <multiaddr>", "where peers may dial in (default: /ip4/127.0.0.1/tcp/4001)", collect)
+    .option("--join <multiaddr>", "nodes to stay connected to", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/gateway)")
     .addHelpText("after", "\nAIMO_API_KEY, when set, is required from clients as a Bearer key.")
     .action(
-      async (options: Common & { host: string; port: number; listen: string[]; join: string[]; dataDir?: string }) =>
-        (await import("./gateway.ts")).gateway(options),
+      async (options: Common & { host: string; port: number; listen?: string[]; join?: string[]; dataDir?: string }) =>
+        (await import("./gateway.ts")).gateway({ ...NONE, ...options }),
     );
 
   common(program.command("provider").description("Serve an OpenAI-compatible upstream to the gateways it joins."))
     .option("--upstream <url>", "such as http://127.0.0.1:11434/v1 (default: an embedded demo that is no model)")
-    .option("--models <names>", "comma separated (default: the upstream's own list)", collect, [])
-    .option("--join <multiaddr>", "gateways to serve", collect, [])
-    .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect, [])
+    .option("--models <names>", "comma separated (default: the upstream's own list)", collect)
+    .option("--join <multiaddr>", "gateways to serve", collect)
+    .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/provider)")
     .addHelpText("after", "\nAIMO_UPSTREAM_KEY, when set, is sent to the upstream as a Bearer key.")
     .action(
       async (
-        options: Common & { upstream?: string; models: string[]; join: string[]; listen: string[]; dataDir?: string },
-      ) => (await import("./provider.ts")).provider(options),
+        options: Common & {
+          upstream?: string;
+          models?: string[];
+          join?: string[];
+          listen?: string[];
+          dataDir?: string;
+        },
+      ) => (await import("./provider.ts")).provider({ ...NONE, ...options }),
     );
 
   program

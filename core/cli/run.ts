@@ -38,6 +38,7 @@ export async function run(
   const pending: string[] = [];
   let ready = false;
   const emit = (event: object): void => {
+    if (!json) return;
     const line = `${JSON.stringify(event)}\n`;
     if (ready) process.stdout.write(line);
     else pending.push(line); // `ready` is the first line

@@ -4,7 +4,7 @@ import type { Receipt, ReplyFrame } from "../frame.ts";
 import type { Wait } from "../parts.ts";
 import { idle, type Idle } from "../runtime.ts";
 import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
-import { createGrant } from "./credit.ts";
+import { createGrant, raise } from "./credit.ts";
 import { decodeHead, errorHead } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./outbox.ts";
@@ -33,8 +33,9 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
   const head = decodeHead(Type.REQUEST, request.body);
   const controller = new AbortController();
   const grant = createGrant(FREE);
-  const download = new OutgoingBody(outbox, number, 0, request.offset);
+  const download = new OutgoingBody(outbox, number, 0, raise(0, request.offset, 0));
   let state: "reading" | "running" | "over" = "reading";
+  let refused = false; // while it was read: what is on its way is ignored
   let pieces: Uint8Array[] = [];
   let received = 0;
   let stalled: Idle | undefined;
@@ -64,6 +65,7 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
   }
 
   function data({ flags, offset, body }: Message): void {
+    if (refused) return;
     if (state !== "reading") throw malformed("DATA behind the end of a request");
     if (offset !== received || body.length === 0) throw malformed(`DATA at ${offset} instead of ${received}`);
     if (received + body.length > grant.limit) throw malformed(`DATA beyond the granted ${grant.limit}`);
@@ -189,6 +191,7 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
     bodies.give(received);
     pieces = [];
     state = "running";
+    refused = true;
     stopBody();
   }
 

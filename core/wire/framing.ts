@@ -1,4 +1,4 @@
-import { EMPTY, HEADER, malformed, MAX_MESSAGE } from "./codec.ts";
+import { HEADER, malformed, MAX_MESSAGE } from "./codec.ts";
 
 /** Messages with their lengths as varints, joined into one piece for a byte stream. */
 export function joinFramed(messages: readonly Uint8Array[]): Uint8Array {

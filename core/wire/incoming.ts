@@ -5,9 +5,6 @@ import { EMPTY, Flag, malformed, type Type } from "./codec.ts";
 import type { Head } from "./heads.ts";
 import { readReceipt, sha256 } from "./receipt.ts";
 
-/** A chunk that goes on comes in pieces of at most this size while other calls wait (PROTOCOL §1). */
-const PIECE = 16_384;
-
 /** A reply as it comes over a link: checks offsets, joins what was cut, and knows at the end whether it is whole. */
 export interface Incoming {
   /** The head has come. */
@@ -25,7 +22,7 @@ export interface Incoming {
 export function createIncoming(request: RequestFrame, provider: string, window: number, maxWhole: number): Incoming {
   const { requestId } = request;
   const hash = createHash("sha256");
-  const joinUpTo = Math.min(MAX_CHUNK, window / 2) - PIECE;
+  const joinUpTo = Math.min(MAX_CHUNK, window / 2);
   let head: Head<typeof Type.RESPONSE> | undefined;
   let whole = false;
   let received = 0;
@@ -89,7 +86,7 @@ export function createIncoming(request: RequestFrame, provider: string, window: 
       if (!whole && !more && pieces.length === 0) return chunk(bytes, flags, false);
       pieces.push(unshared(bytes));
       joined += length;
-      if (whole || (more && joined <= joinUpTo)) return undefined;
+      if (whole || (more && joined < joinUpTo)) return undefined;
       const body = Buffer.concat(pieces, joined);
       pieces = [];
       joined = 0;
@@ -101,7 +98,14 @@ export function createIncoming(request: RequestFrame, provider: string, window: 
       if (head === undefined || wrong !== undefined)
         throw new AimoError("STREAM_INTERRUPTED", `The reply is not whole: ${wrong}.`);
       if (whole) return { ...headFrame(head, Buffer.concat(pieces, joined), true), receipt };
-      return { messageType: "StreamChunk", requestId, chunkIndex: 0, body: EMPTY, isFinal: true, receipt };
+      return {
+        messageType: "StreamChunk",
+        requestId,
+        chunkIndex: 0,
+        body: Buffer.concat(pieces, joined),
+        isFinal: true,
+        receipt,
+      };
     },
   };
 }

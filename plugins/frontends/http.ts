@@ -106,7 +106,7 @@ export function http(options: HttpOptions = {}): Plugin {
       mounts.set(key, [entry]);
       app.on(method === "ALL" ? "" : method, path, (event) => {
         const found = mounts.get(key)?.at(-1);
-        return found ? exchange(node, event, found) : unknown(event);
+        return found ? exchange(node, event, found) : unknown(node, event);
       });
     }
     return () => {
@@ -158,7 +158,7 @@ export function http(options: HttpOptions = {}): Plugin {
     },
     frontend: {
       async listen() {
-        app.all("/**", unknown);
+        app.all("/**", (event) => unknown(node, event));
         if (!LOOPBACK.test(host) && node.find("auth") === undefined && !node.config.insecure)
           throw new AimoError(
             "CONFIG_INVALID",
@@ -222,18 +222,18 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, render
     // Once this returns h3 would end an answer that is about to be cut, and make it look whole.
     if (!res.writableEnded && !res.closed) await new Promise((resolve) => res.once("close", resolve));
   } catch (cause) {
-    fail(node, req, res, cause, render);
+    await fail(node, req, res, cause, render);
   }
   return HANDLED;
 }
 
-function fail(
+async function fail(
   node: AimoNode,
   req: IncomingMessage,
   res: ServerResponse,
   cause: unknown,
   render: (error: AimoError) => object,
-): void {
+): Promise<void> {
   const error = AimoError.from(cause);
   if (error.code === "INTERNAL")
     node.log("error", "a route failed", {
@@ -241,36 +241,56 @@ function fail(
       detail: error.data.detail ?? "",
     });
   if (res.headersSent || res.destroyed) return void res.destroy();
-  sendError(res, error, render);
-  if (req.complete) return;
-  // The client is still sending: let it read why before the connection goes.
-  req.resume();
-  const stop = node.runtime.setTimeout(LINGER, () => req.destroy());
-  req.once("close", stop);
+  await refuse(node, res, error, render);
 }
 
-/** As JSON, with `retry-after` in seconds. The connection is closed where the request was not read to its end. */
-export function sendError(res: ServerResponse, error: AimoError, render: (error: AimoError) => object = toJSON): void {
+/** A client that is still sending gets a while to read why: the end of the answer resets the connection under it. */
+async function refuse(
+  node: AimoNode,
+  res: ServerResponse,
+  error: AimoError,
+  render?: (error: AimoError) => object,
+): Promise<void> {
+  const { req } = res;
+  const { "content-length": length = "0", "transfer-encoding": encoding } = req.headers;
+  if (req.complete || (length === "0" && encoding === undefined)) return sendError(res, error, render);
+  res.setHeader("connection", "close");
+  sendError(res, error, render, false);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const stop = node.runtime.setTimeout(LINGER, resolve);
+  req.once("end", resolve).once("close", resolve).resume();
+  await promise;
+  stop();
+  res.end();
+}
+
+/** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
+export function sendError(
+  res: ServerResponse,
+  error: AimoError,
+  render: (error: AimoError) => object = toJSON,
+  end = true,
+): void {
   if (error.data.retryAfter !== undefined)
     res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
   if (error.code === "UNAUTHORIZED") res.setHeader("www-authenticate", "Bearer");
-  if (!res.req.complete) res.setHeader("connection", "close");
-  send(res, error.status, render(error));
+  send(res, error.status, render(error), end);
 }
 
-function send(res: ServerResponse, status: number, result: object | string): void {
+function send(res: ServerResponse, status: number, result: object | string, end = true): void {
   const text = typeof result === "string";
   const body = Buffer.from(text ? result : JSON.stringify(result));
   res.writeHead(status, {
     "content-type": text ? "text/plain; charset=utf-8" : "application/json",
     "content-length": body.length,
   });
-  res.end(body);
+  if (end) res.end(body);
+  else res.write(body);
 }
 
-function unknown(event: H3Event): symbol {
+async function unknown(node: AimoNode, event: H3Event): Promise<symbol> {
   const { req, res } = nodeOf(event);
-  sendError(res, noRoute(req));
+  await refuse(node, res, noRoute(req));
   return HANDLED;
 }
 

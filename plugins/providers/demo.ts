@@ -50,7 +50,11 @@ export function demo(options: DemoOptions = {}): Plugin {
   return {
     name: "provider-demo",
     options: { model, delay },
-    provider: { name: "demo", models: [{ id: model, name: "Demo (no model)", types: ["openai.chat", "http"] }], handle },
+    provider: {
+      name: "demo",
+      models: [{ id: model, name: "Demo (no model)", types: ["openai.chat", "http"] }],
+      handle,
+    },
     setup: (face) => void (node = face),
   };
 }
@@ -58,16 +62,18 @@ export function demo(options: DemoOptions = {}): Plugin {
 /** Only what this node knows: what the way cost before the request came in, it cannot measure. */
 function speak(node: AimoNode, { hops }: RequestFrame, { origin, startedAt }: Call): string {
   const ms = Math.max(0, node.runtime.now() - startedAt).toFixed(1);
-  const path =
-    origin.kind === "peer"
-      ? `Your request came over the transport "${origin.via}" from the node ${origin.peer}, after ${hops} ${hops === 1 ? "hop" : "hops"} between nodes.`
-      : `Your request came in through "${origin.via}" on this very node, without a hop.`;
+  const far = origin.kind === "peer";
   return [
     "I am no language model: I am aimo's demo provider, and whatever you ask I say this.",
     `The node that answers is ${node.id}.`,
-    path,
-    `On this node it took ${ms} ms from the request's arrival to this answer; the time before that only the node you asked can tell.`,
-  ].join(" ");
+    far
+      ? `Your request came over the transport "${origin.via}" from the node ${origin.peer}, after ${hops} ${hops === 1 ? "hop" : "hops"} between nodes.`
+      : `Your request came in through "${origin.via}" on this very node, without a hop.`,
+    `On this node it took ${ms} ms from the request's arrival to this answer.`,
+    far ? "What the way here took only the node that you asked can tell." : "",
+  ]
+    .filter(Boolean)
+    .join(" ");
 }
 
 interface Question {

@@ -315,7 +315,10 @@ describe("timeouts", () => {
     expect(s.aborted).toBe(false);
     await s.runtime.advance(1);
     const { outcome, text } = await s.done;
-    expect(outcome.error).toMatchObject({ code: "STREAM_INTERRUPTED", message: expect.stringContaining("timeouts.gap") });
+    expect(outcome.error).toMatchObject({
+      code: "STREAM_INTERRUPTED",
+      message: expect.stringContaining("timeouts.gap"),
+    });
     expect(text).toBe("ab");
     expect(s.timers).toBe(0);
   });
@@ -363,12 +366,12 @@ describe("timeouts", () => {
 describe("after the end of a call", () => {
   it("no timer is left, however it ended", async () => {
     const ends: Record<string, (s: Awaited<ReturnType<typeof stage>>) => void> = {
-      "whole": ({ reply }) => void reply.send("{}"),
-      "stream": ({ reply }) => (reply.chunk("a"), void reply.end()),
-      "cancelled": ({ leave }) => leave.abort(),
+      whole: ({ reply }) => void reply.send("{}"),
+      stream: ({ reply }) => (reply.chunk("a"), void reply.end()),
+      cancelled: ({ leave }) => leave.abort(),
       "cancelled in the middle": ({ reply, leave }) => (reply.chunk("a"), leave.abort()),
       "returned without an end": ({ finish }) => finish(),
-      "failed": ({ reply }) => void reply.write(42 as never),
+      failed: ({ reply }) => void reply.write(42 as never),
     };
     for (const end of Object.values(ends)) {
       await using s = await stage([], { timeouts: { total: 60_000 } });

@@ -1,4 +1,16 @@
-import { onTestFinished } from "vitest";
+import { afterAll, onTestFinished } from "vitest";
+
+/** Takes what is to run at the end: of the test by default. */
+export type Cleanup = (end: () => void | Promise<void>) => void;
+
+/** For what all tests of a file share. Call it at the top of the file. */
+export function endOfFile(): Cleanup {
+  const ends: (() => void | Promise<void>)[] = [];
+  afterAll(async () => {
+    for (const end of ends.splice(0).toReversed()) await end();
+  });
+  return (end) => void ends.push(end);
+}
 
 /**
  * Fails the test if it leaves more sockets, servers, timers or children behind than there were when this was called.

@@ -1,4 +1,4 @@
-import { AimoError, type Handler, type Plugin } from "../../core/index.ts";
+import { AimoError, type Call, type Handler, type Outcome, type Plugin } from "../../core/index.ts";
 
 /** A provider of the model "m", or of others. */
 export function provider(name: string, handle: Handler, models: readonly string[] = ["m"]): Plugin {
@@ -33,3 +33,13 @@ export function failing(
 /** Says nothing until it is given up. */
 export const silent: Handler = (_, __, call) =>
   new Promise((resolve) => call.signal.addEventListener("abort", () => resolve()));
+
+/** Collects the calls that ended. */
+export function ends(): Plugin & { readonly seen: { call: Call; outcome: Outcome }[] } {
+  const seen: { call: Call; outcome: Outcome }[] = [];
+  const plugin: Plugin = {
+    name: "observer-ends",
+    hooks: { "call:end": (call, outcome) => void seen.push({ call, outcome }) },
+  };
+  return Object.defineProperty(plugin, "seen", { value: seen }) as ReturnType<typeof ends>;
+}

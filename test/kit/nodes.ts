@@ -1,6 +1,7 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Cleanup } from "./clean.ts";
 import { startAimo, type AimoProcess } from "./process.ts";
 
 const LISTEN = ["--listen", "/ip4/127.0.0.1/tcp/0"];
@@ -9,10 +10,14 @@ export function dataDir(): string {
   return mkdtempSync(join(tmpdir(), "aimo-test-"));
 }
 
-export function startGateway(args: readonly string[] = [], env: Record<string, string> = {}): Promise<AimoProcess> {
+export function startGateway(
+  args: readonly string[] = [],
+  env: Record<string, string> = {},
+  cleanup?: Cleanup,
+): Promise<AimoProcess> {
   return startAimo(
     ["gateway", "--port", "0", ...(args.includes("--listen") ? [] : LISTEN), "--data-dir", dataDir(), ...args],
-    { env },
+    { env, ...(cleanup && { cleanup }) },
   );
 }
 
@@ -20,17 +25,14 @@ export function startProvider(
   gateway: AimoProcess,
   upstream: string,
   args: readonly string[] = [],
+  env: Record<string, string> = {},
+  cleanup?: Cleanup,
 ): Promise<AimoProcess> {
-  return startAimo([
-    "provider",
-    "--upstream",
-    upstream,
-    "--join",
-    gateway.ready.listen[0] as string,
-    "--data-dir",
-    dataDir(),
-    ...args,
-  ]);
+  const join = gateway.ready.listen[0] as string;
+  return startAimo(["provider", "--upstream", upstream, "--join", join, "--data-dir", dataDir(), ...args], {
+    env,
+    ...(cleanup && { cleanup }),
+  });
 }
 
 /** The gateway lists a model of this provider. */
@@ -42,9 +44,12 @@ export function listed(gateway: AimoProcess, provider: AimoProcess): Promise<unk
 }
 
 /** A gateway and a provider process in front of an upstream, joined. */
-export async function startPair(upstream: string): Promise<{ gateway: AimoProcess; provider: AimoProcess }> {
-  const gateway = await startGateway();
-  const provider = await startProvider(gateway, upstream);
+export async function startPair(
+  upstream: string,
+  cleanup?: Cleanup,
+): Promise<{ gateway: AimoProcess; provider: AimoProcess }> {
+  const gateway = await startGateway([], {}, cleanup);
+  const provider = await startProvider(gateway, upstream, [], {}, cleanup);
   await listed(gateway, provider);
   return { gateway, provider };
 }

@@ -40,7 +40,12 @@ export async function wiredNode(
     hooks: { "node:error": (error) => void errors.push(error) },
   };
   const node = await createNode({ drain: 0, ...config, plugins: [transport, ...plugins] }, runtime);
-  onTestFinished(() => node.close());
+  // `close` waits for calls and plugins on the node's clock.
+  onTestFinished(async () => {
+    const closed = node.close();
+    await runtime.advance(60_000);
+    await closed;
+  });
   if (accept === undefined) throw new Error("the node did not listen");
   return { node, runtime, accept, errors };
 }

@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
+import type { Cleanup } from "./clean.ts";
 
 /** A line of `--json`. */
 export type AimoEvent = { readonly event: string } & Readonly<Record<string, unknown>>;
@@ -45,6 +46,8 @@ export interface StartOptions {
   cwd?: string;
   /** ms until `ready` must be there. Default 15,000. */
   within?: number;
+  /** When it is killed. Default: with the test. */
+  cleanup?: Cleanup;
 }
 
 /** The command that is tested: the built one. */
@@ -55,7 +58,7 @@ export async function runAimo(args: readonly string[], options: StartOptions = {
   return launch(args, options).exit;
 }
 
-/** Starts `aimo …args --json` and waits for its ready line. Killed with the test, whatever happens. */
+/** Starts `aimo …args --json` and waits for its ready line. Killed at the end, whatever happens. */
 export async function startAimo(args: readonly string[], options: StartOptions = {}): Promise<AimoProcess> {
   const { child, seen, output, exit, changed } = launch([...args, "--json"], options);
   let over: Exit | undefined;
@@ -115,7 +118,7 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd }: StartOptions): Launched {
+function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinished }: StartOptions): Launched {
   const child = spawn(process.execPath, [BIN, ...args], {
     ...(cwd !== undefined && { cwd }),
     // Colours and a key of the developer's own shell must not reach what is tested.
@@ -150,7 +153,7 @@ function launch(args: readonly string[], { env = {}, cwd }: StartOptions): Launc
     child.once("close", (code, signal) => resolve({ code, signal, ...output }));
   });
   void exit.then(wake, wake);
-  onTestFinished(async () => {
+  cleanup(async () => {
     if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
     await exit.catch(() => undefined);
   });

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { onTestFinished } from "vitest";
+import type { Cleanup } from "./clean.ts";
 
 /** One request at the upstream, as the test sees it. */
 export interface Exchange {
@@ -46,8 +47,10 @@ export interface Upstream extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** A real HTTP server that speaks OpenAI chat completions, as well or as badly as a test tells it. Closed with the test. */
-export async function createUpstream(init: { answer?: Answer; models?: readonly string[] } = {}): Promise<Upstream> {
+/** A real HTTP server that speaks OpenAI chat completions, as well or as badly as a test tells it. Closed with the test, or by `cleanup`. */
+export async function createUpstream(
+  init: { answer?: Answer; models?: readonly string[]; cleanup?: Cleanup } = {},
+): Promise<Upstream> {
   const requests: Exchange[] = [];
   const scripted: Answer[] = [];
   const sockets = new Set<Socket>();
@@ -104,7 +107,7 @@ export async function createUpstream(init: { answer?: Answer; models?: readonly 
     },
     [Symbol.asyncDispose]: () => upstream.close(),
   };
-  onTestFinished(() => upstream.close());
+  (init.cleanup ?? onTestFinished)(() => upstream.close());
   return upstream;
 }
 

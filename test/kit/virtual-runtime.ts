@@ -31,7 +31,7 @@ export function createVirtualRuntime(seed = 1): VirtualRuntime {
       await settle();
       for (;;) {
         // Of those due at the same time the one set first comes first: a stable sort of the order of insertion.
-        const [next] = [...timers].filter(({ due }) => due <= end).sort((a, b) => a.due - b.due);
+        const [next] = [...timers].filter(({ due }) => due <= end).toSorted((a, b) => a.due - b.due);
         if (next === undefined) break;
         timers.delete(next);
         now = Math.max(now, next.due);

@@ -103,7 +103,9 @@ export async function collect(
 }
 
 export function textOf(frames: readonly ReplyFrame[]): string {
-  return Buffer.concat(frames.map((frame) => (frame.messageType === "Error" ? Buffer.alloc(0) : frame.body))).toString();
+  return Buffer.concat(
+    frames.map((frame) => (frame.messageType === "Error" ? Buffer.alloc(0) : frame.body)),
+  ).toString();
 }
 
 /** The last frame of a whole answer, of a stream, or of a failure. */

@@ -70,11 +70,13 @@ interface Opened {
   go(): void;
 }
 
-function flood(size: number, piece = 16_384): Handler {
+/** `paced`: one piece a turn, as an upstream would. */
+function flood(size: number, { piece = 16_384, paced = false } = {}): Handler {
   return async (_, reply, call) => {
     for (let sent = 0; sent < size && !call.signal.aborted; sent += piece) {
       const wait = reply.chunk(new Uint8Array(Math.min(piece, size - sent)).fill(sent / piece));
       if (wait) await wait;
+      if (paced) await new Promise(setImmediate);
     }
     reply.end();
   };
@@ -110,14 +112,16 @@ describe("a plain stream (trace 1)", () => {
   });
 
   test("gets credit when the reader took half a window, and no more than it took plus a window", async () => {
-    const { a, wire } = await pair(flood(524_288));
+    const { a, wire } = await pair(flood(524_288, { paced: true }));
     const { outcome, frames } = await collect(a.node, chat("m", { stream: true }));
     expect(outcome.status).toBe("ok");
     expect(frames.reduce((sum, frame) => sum + (frame.messageType === "Error" ? 0 : frame.body.length), 0)).toBe(
       524_288,
     );
     const credits = wire.seen.filter(({ from, message }) => from === "a" && message?.type === Type.CREDIT);
-    expect(credits.map(({ message }) => message?.offset)).toEqual([393_216, 524_288, 655_360].slice(0, credits.length));
+    expect(credits.map(({ message }) => message?.offset)).toEqual(
+      [393_216, 524_288, 655_360, 786_432].slice(0, credits.length),
+    );
     expect(credits.length).toBeGreaterThanOrEqual(2);
     // The first grant goes out when 131,072 bytes have passed, not before.
     const upTo = wire.seen.indexOf(credits[0] as (typeof credits)[0]);
@@ -475,6 +479,32 @@ describe("many calls at once", () => {
     for (const { frames } of all) {
       const chunks = frames.filter((frame) => frame.messageType === "StreamChunk" && frame.body.length > 0);
       expect(chunks.map((frame) => frame.messageType === "StreamChunk" && frame.body.length)).toEqual([MAX_CHUNK]);
+    }
+  });
+
+  test("an event that its provider never finished arrives too, before the end", async () => {
+    const { a } = await pair(async (_, reply) => {
+      await reply.chunk("whole ");
+      await reply.chunk("a part", { partial: true });
+      reply.end();
+    });
+    const { outcome, text } = await collect(a.node, chat("m", { stream: true }));
+    expect([outcome.status, text]).toEqual(["ok", "whole a part"]);
+  });
+
+  test("what was above 64 KiB comes in parts, all but the last marked", async () => {
+    const { a } = await pair(async (_, reply) => {
+      await reply.chunk("e".repeat(200_000));
+      reply.end();
+    });
+    const all = await Promise.all(Array.from({ length: 8 }, () => collect(a.node, chat("m", { stream: true }))));
+    for (const { frames, text } of all) {
+      expect(text).toHaveLength(200_000);
+      const chunks = frames.flatMap((frame) =>
+        frame.messageType === "StreamChunk" && frame.body.length > 0 ? [frame] : [],
+      );
+      expect(chunks.every(({ body }) => body.length <= MAX_CHUNK)).toBe(true);
+      expect(chunks.map(({ partial }) => partial ?? false)).toEqual(chunks.map((_, i) => i < chunks.length - 1));
     }
   });
 });

@@ -38,6 +38,7 @@ describe("says", () => {
     await using node = await start();
     expect(await said(node, { origin: origin({ via: "http" }) })).toContain('through "http" on this very node');
     const peer = origin({ kind: "peer", via: "stream", peer: "12D3KooWgateway" });
+    expect(await said(node, { origin: peer }, 1)).toContain("only the node that you asked can tell");
     expect(await said(node, { origin: peer }, 1)).toContain(
       'over the transport "stream" from the node 12D3KooWgateway, after 1 hop between nodes',
     );
@@ -53,6 +54,7 @@ describe("says", () => {
     const text = said(node);
     await runtime.advance(250);
     expect(await text).toContain("On this node it took 250.0 ms");
+    expect(await text).not.toContain("the node that you asked");
   });
 });
 
