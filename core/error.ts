@@ -77,7 +77,7 @@ export class AimoError extends Error {
   /** Anything thrown becomes an AimoError; what is not one already is INTERNAL. */
   static from(error: unknown): AimoError {
     if (AimoError.is(error)) return error;
-    const detail = error instanceof Error ? error.message : String(error);
+    const detail = whereOf(error);
     return new AimoError("INTERNAL", "The node failed while it handled this request.", { cause: error, detail });
   }
 
@@ -86,6 +86,14 @@ export class AimoError extends Error {
     const { type } = TABLE[this.code];
     return { error: { message: this.message, type, code: this.code.toLowerCase(), param: this.data.param ?? null } };
   }
+}
+
+/** What an unexpected error was, for the log. Not its message: that of a parser quotes its input, a prompt perhaps. */
+export function whereOf(error: unknown): string {
+  if (!(error instanceof Error)) return `a ${typeof error} was thrown`;
+  const { code } = error as NodeJS.ErrnoException;
+  const place = /\n\s+at (.*)/.exec(error.stack ?? "")?.[1];
+  return `${error.name}${code === undefined ? "" : ` ${code}`}${place === undefined ? "" : ` at ${place}`}`;
 }
 
 export function isErrorCode(code: unknown): code is ErrorCode {

@@ -32,8 +32,8 @@ export interface Gate {
   readonly verdict: Promise<Verdict>;
   /** Gives the attempt up. Does nothing after its end. */
   fail(error: AimoError): void;
-  /** The handler is done: without an end written by now it failed with this. */
-  returned(error: AimoError): void;
+  /** The handler is done: without an end written by now it failed. */
+  returned(): void;
 }
 
 export interface GateInit {
@@ -194,7 +194,11 @@ export function openGate(init: GateInit): Gate {
   }
 
   const reply = createReply(call.id, write, (told) => (usage = told));
-  return { reply, signal: controller.signal, verdict, fail, returned: (error) => (ended ? undefined : fail(error)) };
+  function returned(): void {
+    if (ended || !open) return;
+    fail(new AimoError("STREAM_INTERRUPTED", `The provider ${provider} returned without ending its reply.`));
+  }
+  return { reply, signal: controller.signal, verdict, fail, returned };
 }
 
 function silence(streaming: boolean, { firstChunk, gap }: { firstChunk: number; gap: number }): AimoError {

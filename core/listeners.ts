@@ -1,5 +1,5 @@
 import { Hookable } from "hookable";
-import { AimoError } from "./error.ts";
+import { AimoError, whereOf } from "./error.ts";
 import { checkHookName, type HookName, type NodeHooks } from "./hooks.ts";
 import type { Awaitable } from "./parts.ts";
 import type { Runtime } from "./runtime.ts";
@@ -36,7 +36,7 @@ export function createHooks(
   function wrap(name: string, listener: Listener, plugin: string): Listener {
     const failed = (cause: unknown): AimoError => {
       if (AimoError.is(cause)) return cause;
-      const detail = cause instanceof Error ? cause.message : String(cause);
+      const detail = whereOf(cause);
       return new AimoError("PLUGIN_FAILED", `The plugin ${plugin} failed in ${name}.`, { plugin, detail, cause });
     };
     const synchronous = name === "frame:chunk";

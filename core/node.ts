@@ -1,7 +1,7 @@
 import type { Call, Origin, Scope } from "./call.ts";
 import { createCatalog } from "./catalog.ts";
 import { resolveConfig, type NodeConfig, type Settings } from "./config.ts";
-import { AimoError } from "./error.ts";
+import { AimoError, whereOf } from "./error.ts";
 import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
@@ -18,7 +18,7 @@ export type LogFields = Record<string, string | number | boolean>;
 
 type CoreHook = `${"node" | "config" | "client" | "call" | "frame" | "peer" | "link" | "catalog"}:${string}`;
 
-/** A running node. In `setup` and `node:ready` a plugin sees its own face of it: what it adds goes when the plugin goes. */
+/** A running node. In `setup` a plugin sees its own face of it: what it adds goes when the plugin goes. */
 export interface AimoNode extends AsyncDisposable {
   /** Its peer id. */
   readonly id: string;
@@ -134,8 +134,9 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
 
   async function closeAll(): Promise<void> {
     sessions.drain();
+    const drained = pipeline.drain(settings.drain);
     await Promise.all(plugins.map((plugin) => within(plugin, () => plugin.frontend?.close())));
-    await pipeline.drain(settings.drain);
+    await drained;
     hooks.tell("node:close");
     sessions.close();
     for (const plugin of plugins.toReversed()) await within(plugin, () => plugin.transport?.close());
@@ -149,7 +150,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     try {
       await Promise.race([close(), late]);
     } catch (cause) {
-      const detail = cause instanceof Error ? cause.message : String(cause);
+      const detail = whereOf(cause);
       hooks.tell(
         "node:error",
         new AimoError("PLUGIN_FAILED", `The plugin ${name} failed to close.`, { plugin: name, detail, cause }),

@@ -1,7 +1,8 @@
+import { AttemptCall } from "./attempt-call.ts";
 import type { Call, Origin, Outcome } from "./call.ts";
 import type { Catalog } from "./catalog.ts";
 import type { Settings } from "./config.ts";
-import { AimoError, toFrame } from "./error.ts";
+import { AimoError, toFrame, whereOf } from "./error.ts";
 import type { RequestFrame } from "./frame.ts";
 import { openGate, type Verdict } from "./gate.ts";
 import type { Identity } from "./identity.ts";
@@ -40,6 +41,8 @@ interface Run {
   readonly timeouts: { readonly firstChunk: number; readonly gap: number };
 }
 
+const OVER = "The call is over."; // a bare abort() makes a DOMException with its stack for each call
+
 /** guards -> candidates -> routers -> attempts -> sink */
 export function createPipeline(kernel: Kernel): Pipeline {
   const { identity, runtime, settings, hooks, catalog, routers } = kernel;
@@ -77,7 +80,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       listeners.tell("frame:error", frame, call);
       run.sink.write(frame);
     }
-    controller.abort(outcome.error); // hooks and plugins that watch `call.signal`
+    controller.abort(outcome.error ?? OVER); // hooks and plugins that watch `call.signal`
     if (!refusal) listeners.tell("call:end", call, outcome);
     if (calls.size === 0) drained?.();
     return outcome;
@@ -191,15 +194,15 @@ async function handle(
   call: Call,
   gate: ReturnType<typeof openGate>,
 ): Promise<void> {
-  const view = Object.create(call, { signal: { value: gate.signal } }) as Call;
+  const view = new AttemptCall(call, gate.signal);
   const { provider, model } = target;
   try {
     const asked = request.model === undefined || request.model === model.id ? request : { ...request, model: model.id };
     await target.handle(asked, gate.reply, view);
-    gate.returned(new AimoError("STREAM_INTERRUPTED", `The provider ${provider} returned without ending its reply.`));
+    gate.returned();
   } catch (cause) {
     if (AimoError.is(cause)) return gate.fail(cause);
-    const detail = cause instanceof Error ? cause.message : String(cause);
+    const detail = whereOf(cause);
     gate.fail(
       new AimoError("PLUGIN_FAILED", `The provider ${provider} failed.`, {
         plugin: provider,

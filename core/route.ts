@@ -1,5 +1,5 @@
 import type { Call } from "./call.ts";
-import { AimoError } from "./error.ts";
+import { AimoError, whereOf } from "./error.ts";
 import type { RequestFrame } from "./frame.ts";
 import type { Router, Target } from "./parts.ts";
 
@@ -66,7 +66,7 @@ function guarded<T>(plugin = "router", run: () => T): T {
     return run();
   } catch (cause) {
     if (AimoError.is(cause)) throw cause;
-    const detail = cause instanceof Error ? cause.message : String(cause);
+    const detail = whereOf(cause);
     throw new AimoError("PLUGIN_FAILED", `The router ${plugin} failed.`, { plugin, cause, detail });
   }
 }

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomFillSync } from "node:crypto";
 
 /** Clock, timers and randomness: the kernel uses no others, so that a simulation can drive it. */
 export interface Runtime {
@@ -13,6 +13,21 @@ export interface Runtime {
   randomBytes(n: number): Uint8Array;
 }
 
+const pool = Buffer.alloc(4_096);
+let used = pool.length;
+
+/** Random bytes are dear one by one: 4 KiB at a time, none given twice. */
+function pooled(n: number): Uint8Array {
+  if (n > 256) return randomFillSync(new Uint8Array(n));
+  if (used + n > pool.length) {
+    randomFillSync(pool);
+    used = 0;
+  }
+  const bytes = Uint8Array.prototype.slice.call(pool, used, used + n);
+  pool.fill(0, used, (used += n));
+  return bytes;
+}
+
 export const systemRuntime: Runtime = {
   now: () => performance.timeOrigin + performance.now(),
   setTimeout(ms, then) {
@@ -21,7 +36,7 @@ export const systemRuntime: Runtime = {
   },
   turn: (then) => void setImmediate(then),
   random: Math.random,
-  randomBytes: (n) => randomBytes(n),
+  randomBytes: pooled,
 };
 
 /** Waits for silence. Touching it costs a clock reading and no timer. */

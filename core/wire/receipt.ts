@@ -1,4 +1,4 @@
-import { createHash, type Hash } from "node:crypto";
+import { createHash, hash as digestOf, type Hash } from "node:crypto";
 import { encode } from "cborg";
 import { z } from "zod";
 import { AimoError } from "../error.ts";
@@ -31,7 +31,7 @@ const shape = z.looseObject({
 });
 
 export function sha256(bytes: Uint8Array): Uint8Array {
-  return createHash("sha256").update(bytes).digest();
+  return digestOf("sha256", bytes, "buffer");
 }
 
 /** Runs along with a local reply and makes its receipt at the end. */
@@ -69,16 +69,18 @@ export function createSeal(request: Readonly<RequestFrame>, model: string, ident
         startedAt,
         endedAt: Math.round(runtime.now()),
       };
-      return { ...facts, ...lazySignature(facts, identity) } satisfies Receipt;
+      return lazy(facts, identity);
     },
   };
 }
 
 /** A call that no peer and no ledger asks about should not pay for a signature (35 us). */
-function lazySignature(facts: object, identity: Identity): Pick<Receipt, "raw" | "signature"> {
+function lazy(facts: Omit<Receipt, "raw" | "signature">, identity: Identity): Receipt {
   let raw: Uint8Array | undefined;
   let signature: Uint8Array | undefined;
+  // Spreading this object would read, and so make, both.
   return {
+    ...facts,
     get raw() {
       return (raw ??= encode({ v: 1, ...facts }));
     },

@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import type { ServerResponse } from "node:http";
 import { AimoError, fromFrame } from "../../core/error.ts";
 import type { Headers, ReplyFrame, ResponseFrame } from "../../core/frame.ts";
@@ -42,7 +41,7 @@ export async function answer(
   keepAlive: number,
 ): Promise<void> {
   const { res, origin, signal } = exchange;
-  const requestId = randomBytes(16).toString("hex");
+  const requestId = Buffer.from(node.runtime.randomBytes(16)).toString("hex");
   let events = false; // an SSE answer: comments and an error event may be written
   let partial = false; // in the middle of an event: nothing may be inserted
   let drained: Wait;

@@ -1,6 +1,5 @@
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
-import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
@@ -53,7 +52,7 @@ async function forward(node: AimoNode, exchange: Exchange, keepAlive: number): P
     stream: said.stream ?? (req.headers.accept ?? "").includes("text/event-stream"),
     headers: forwarded(origin.headers),
     ...(model !== undefined && { model }),
-    ...(endpoint !== null && { endpoint: checkEndpoint(endpoint) }),
+    ...(endpoint !== null && { endpoint }),
   };
   await answer(node, exchange, request, dialect, keepAlive);
 }
@@ -66,16 +65,6 @@ function peek(body: Uint8Array): { model?: string; stream?: boolean } {
   } catch {
     return {};
   }
-}
-
-/** Only below the provider's own URL: no scheme, no host, no way up. */
-function checkEndpoint(endpoint: string): string {
-  const path = endpoint.replace(/^\/+/, "");
-  if (/^[\w.~!$&'()*+,;=@%/?-]*$/.test(path) && !/(^|\/)(\.|%2e){1,2}(\/|$)/i.test(path.split("?")[0] as string))
-    return path;
-  throw new AimoError("INVALID_MESSAGE_FORMAT", "endpoint must be a path below the provider's URL.", {
-    param: "endpoint",
-  });
 }
 
 function listProviders(node: AimoNode): object[] {

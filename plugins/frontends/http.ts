@@ -73,6 +73,13 @@ const schema = z.strictObject({
 
 /** Tells h3 that the answer is written already. */
 const HANDLED = Symbol.for("h3.handled");
+/**
+ * Handlers write to the Node response, so h3 has nothing to do with it any more: with `HANDLED` it would end it once
+ * more, which cuts what is still written and costs an error object with its stack for each call.
+ */
+function never(): Promise<never> {
+  return new Promise(() => undefined);
+}
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
 /** A client that is still sending when its body is refused gets this long to read the answer. ms */
 const LINGER = 1_000;
@@ -162,7 +169,7 @@ export function http(options: HttpOptions = {}): Plugin {
         if (!LOOPBACK.test(host) && node.find("auth") === undefined && !node.config.insecure)
           throw new AimoError(
             "CONFIG_INVALID",
-            `frontend-http: ${host} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), or set \`insecure: true\`.`,
+            `frontend-http: ${host} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), as \`aimo gateway\` does when AIMO_API_KEY is set, or set \`insecure: true\` in the config.`,
           );
         await listen(server, port, host);
         const { address, family, port: bound } = server.address() as AddressInfo;
@@ -199,7 +206,7 @@ function listen(server: Server, port: number, host: string): Promise<void> {
   });
 }
 
-async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<symbol> {
+async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<never> {
   const { req, res } = nodeOf(event);
   const controller = new AbortController();
   res.once("close", () => {
@@ -219,12 +226,10 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, render
       json: async (shape) => parse(await body(), shape),
     });
     if (result !== undefined && !res.headersSent) send(res, 200, result);
-    // Once this returns h3 would end an answer that is about to be cut, and make it look whole.
-    if (!res.writableEnded && !res.closed) await new Promise((resolve) => res.once("close", resolve));
   } catch (cause) {
     await fail(node, req, res, cause, render);
   }
-  return HANDLED;
+  return never();
 }
 
 async function fail(
@@ -235,11 +240,11 @@ async function fail(
   render: (error: AimoError) => object,
 ): Promise<void> {
   const error = AimoError.from(cause);
-  if (error.code === "INTERNAL")
-    node.log("error", "a route failed", {
-      path: (req.url ?? "").split("?")[0] as string,
-      detail: error.data.detail ?? "",
-    });
+  const { code, data } = error;
+  const path = (req.url ?? "").split("?")[0] as string;
+  if (code === "INTERNAL") node.log("error", "a route failed", { path, detail: data.detail ?? "" });
+  if (code === "UNAUTHORIZED" || code === "FORBIDDEN")
+    node.log("warn", "a client was refused", { code, path, address: req.socket.remoteAddress ?? "" });
   if (res.headersSent || res.destroyed) return void res.destroy();
   await refuse(node, res, error, render);
 }

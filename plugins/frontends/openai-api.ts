@@ -61,7 +61,7 @@ async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): 
     body,
     stream: stream === true,
     headers: forwarded(origin.headers),
-    ...split(named, node.targets),
+    ...split(named, node),
   };
   await answer(node, exchange, request, dialect, keepAlive);
 }
@@ -70,14 +70,14 @@ async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): 
  * `provider_id:model` names a provider, anything else is routed. Model names may have colons of their own (`llama3:8b`):
  * only a peer id, or the name of a local provider whose model it is not, counts as a provider.
  */
-export function split(named: string, targets: Iterable<Target>): { model: string; providerId?: string } {
+export function split(named: string, node: Pick<AimoNode, "targets">): { model: string; providerId?: string } {
   const colon = named.indexOf(":");
   if (colon <= 0) return { model: named };
   const providerId = named.slice(0, colon);
   const direct = { model: named.slice(colon + 1), providerId };
   if (isPeerId(providerId)) return direct;
   let local = false;
-  for (const target of targets) {
+  for (const target of node.targets) {
     if (target.model.id === named) return { model: named };
     if (target.local && target.provider === providerId) local = true;
   }

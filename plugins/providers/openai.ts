@@ -74,6 +74,9 @@ export function openai(options: OpenaiOptions): Plugin {
   } = checkOptions("provider-openai", schema, options);
   const base = new URL(url.endsWith("/") ? url : `${url}/`);
   const agent = base.protocol === "https:" ? new HttpsAgent({ keepAlive: true }) : new HttpAgent({ keepAlive: true });
+  const make = base.protocol === "https:" ? requestHttps : requestHttp;
+  // Not `new URL(path, base)`: an endpoint that is an absolute URL would lead the key elsewhere, and it costs 4 us.
+  const where = { agent, protocol: base.protocol, hostname: base.hostname.replace(/^\[|\]$/g, ""), port: base.port };
   const common = { ...headers, "accept-encoding": "identity", ...(key && { authorization: `Bearer ${key}` }) };
   let node: AimoNode;
   let models: readonly ModelCard[] = given?.map(toCard) ?? [];
@@ -81,8 +84,7 @@ export function openai(options: OpenaiOptions): Plugin {
   let cancel: () => void = () => undefined;
 
   function send(path: string, init: RequestOptions): ClientRequest {
-    const make = base.protocol === "https:" ? requestHttps : requestHttp;
-    return make(new URL(path, base), { ...init, agent, headers: { ...common, ...init.headers } });
+    return make({ ...init, ...where, path: base.pathname + path, headers: { ...common, ...init.headers } });
   }
 
   /** A list that cannot be read twice in a row is an upstream that cannot be called. */
@@ -130,6 +132,16 @@ function toCard(model: string | ModelCard): ModelCard {
   return typeof model === "string" ? { id: model, types: TYPES } : { ...model, types: model.types ?? TYPES };
 }
 
+/** Only below the provider's own URL, whoever asks: no scheme, no host, no way up. Throws INVALID_MESSAGE_FORMAT. */
+function below(endpoint: string): string {
+  const path = endpoint.replace(/^\/+/, "");
+  const [route = ""] = path.split("?");
+  const legal = /^[\w.~!$&'()*+,;=:@%/?-]*$/.test(path);
+  if (legal && !/(^|\/)(\.|%2e){1,2}(\/|$)/i.test(route)) return path;
+  const message = "endpoint must be a path below the provider's URL.";
+  throw new AimoError("INVALID_MESSAGE_FORMAT", message, { param: "endpoint" });
+}
+
 type Send = (path: string, init: RequestOptions) => ClientRequest;
 
 /** One request, one reply. Resolves when the reply has ended; throws when the upstream could not be asked. */
@@ -140,7 +152,7 @@ async function relay(request: RequestFrame, reply: Reply, call: Call, send: Send
   const json = /\bjson\b/i.test(contentType);
   const body = json && model !== undefined ? withModel(request.body, model) : request.body;
   const headers = { ...request.headers, "content-type": contentType, "content-length": body.length };
-  const path = endpoint.replace(/^\/+/, "");
+  const path = below(endpoint);
   const response = await ask(() => send(path, { method, headers }), body, call.signal);
   const kind = response.headers["content-type"] ?? "";
   const encoded = response.headers["content-encoding"] !== undefined;

@@ -123,7 +123,9 @@ function createLink(
       if (closed) return;
       shut(error);
       // What was sent still arrives, a BYE among it; a peer that is silent or breaks the protocol then loses the connection.
-      const done = raw.close({ signal: AbortSignal.timeout(LINGER) }).then(undefined, () => raw.abort(new Error("closing")));
+      const done = raw
+        .close({ signal: AbortSignal.timeout(LINGER) })
+        .then(undefined, () => raw.abort(new Error("closing")));
       if (error) void done.finally(() => connection.abort(error));
     },
   };

@@ -37,8 +37,17 @@ describe("an AimoError", () => {
     const known = new AimoError("FORBIDDEN", "x");
     expect(AimoError.from(known)).toBe(known);
     for (const thrown of [new Error("broken"), "broken"])
-      expect(AimoError.from(thrown)).toMatchObject({ code: "INTERNAL", cause: thrown, data: { detail: "broken" } });
+      expect(AimoError.from(thrown)).toMatchObject({ code: "INTERNAL", cause: thrown });
     for (const thrown of [undefined, null, 42, {}]) expect(AimoError.from(thrown).code).toBe("INTERNAL");
+  });
+
+  it("tells the log what and where it was, but not the message, which may quote a prompt", () => {
+    const { detail } = AimoError.from(new TypeError("my prompt")).data;
+    expect(detail).toMatch(/^TypeError at .*error\.test\.ts:\d+/);
+    expect(AimoError.from(Object.assign(new Error("x"), { code: "ECONNREFUSED" })).data.detail).toContain(
+      "ECONNREFUSED",
+    );
+    expect(AimoError.from("my prompt").data.detail).toBe("a string was thrown");
   });
 
   it("crosses as a frame and comes back", () => {

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { ChatOpenAI } from "@langchain/openai";
-import { jsonSchema, streamText, generateText, tool } from "ai";
+import { jsonSchema, generateText, streamText, tool, type Tool } from "ai";
 import { assert, asyncProperty, array, constantFrom, integer, oneof, string, tuple, uint8Array } from "fast-check";
 import OpenAI from "openai";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -221,7 +221,7 @@ describe("Vercel ai with @ai-sdk/openai-compatible", () => {
     createOpenAICompatible({ name: "aimo", baseURL: `${gateway.api}/v1`, apiKey: "sk-any", includeUsage: true })(
       "test-model",
     );
-  const weather = tool({
+  const weather: Tool = tool({
     description: "The weather.",
     inputSchema: jsonSchema<{ city: string }>({ type: "object", properties: { city: { type: "string" } } }),
   });

@@ -1,6 +1,6 @@
 import { onTestFinished } from "vitest";
 import {
-  AimoError,
+  type AimoError,
   createNode,
   openIdentity,
   type AimoNode,
