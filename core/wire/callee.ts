@@ -3,9 +3,9 @@ import { AimoError } from "../error.ts";
 import type { Receipt, ReplyFrame } from "../frame.ts";
 import type { Wait } from "../parts.ts";
 import { idle, type Idle } from "../runtime.ts";
-import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
+import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant, raise } from "./credit.ts";
-import { decodeHead, errorHead } from "./heads.ts";
+import { ACCEPTED, decodeHead, errorHead } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./outbox.ts";
 import type { WireKernel } from "./session.ts";
@@ -45,7 +45,7 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
   );
 
   if (tooLarge(head.bodyLength ?? 0)) return callee();
-  outbox.control(encodeHead(Type.ALIVE, 0, number, { state: "accepted" }));
+  outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
   if ((request.flags & Flag.LAST) !== 0) run();
 

@@ -1,4 +1,4 @@
-import { decode } from "cborg";
+import { decode, encode } from "cborg";
 import { z } from "zod";
 import { AimoError, isErrorCode, type ErrorCode } from "../error.ts";
 import { malformed, MAX_HEAD, Type } from "./codec.ts";
@@ -136,4 +136,12 @@ export function toError({ code: word, message, retryable, retryAfterMs, data }: 
     ...(param !== undefined && { param }),
     ...(retryAfterMs !== undefined && { retryAfter: retryAfterMs }),
   });
+}
+
+/** What every call begins with; encoded, and recognised, without a codec. */
+export const ACCEPTED: Uint8Array = encode({ state: "accepted" });
+
+/** Checks an ALIVE. Throws INVALID_MESSAGE_FORMAT. */
+export function checkAlive(body: Uint8Array): void {
+  if (!ACCEPTED.every((byte, i) => body[i] === byte) || body.length !== ACCEPTED.length) decodeHead(Type.ALIVE, body);
 }

@@ -5,7 +5,7 @@ import type { Reply, Wait } from "../parts.ts";
 import { idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant } from "./credit.ts";
-import { decodeHead, toError } from "./heads.ts";
+import { checkAlive, decodeHead, toError } from "./heads.ts";
 import { createIncoming, unshared } from "./incoming.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./outbox.ts";
@@ -163,7 +163,7 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
         return frame && put(frame);
       }
       case Type.ALIVE:
-        return void decodeHead(Type.ALIVE, body);
+        return checkAlive(body);
       case Type.END:
       case Type.ERROR: {
         const last =
