@@ -1,6 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { existsSync } from "node:fs";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -59,7 +58,8 @@ export async function demo({ port, json = false }: { port: number; json?: boolea
 
 function launch(args: readonly string[], env: NodeJS.ProcessEnv = {}): Child {
   const child = spawn(process.execPath, [process.argv[1] as string, ...args, "--json"], {
-    stdio: ["ignore", "pipe", "inherit"],
+    // The channel tells a child that we are gone, however that came.
+    stdio: ["ignore", "pipe", "inherit", "ipc"],
     env: { ...process.env, ...env },
   });
   const waiting = new Map<string, (event: Record<string, unknown>) => void>();

@@ -33,6 +33,8 @@ async function read(configFile: string): Promise<NodeConfig> {
       // A node holds keys: no layer of its config is fetched from elsewhere.
       giget: false,
       merger: merge as never,
+      // Compiled, it would lie in a folder under /tmp that others may write to.
+      jitiOptions: { fsCache: false },
     });
     // c12 leaves its own keys in what it merged.
     const own = Object.entries(config).filter(([key, value]) => !/^(\$.*|_)$/.test(key) && value !== undefined);

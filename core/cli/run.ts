@@ -63,6 +63,8 @@ export async function run(
     });
   };
   process.on("SIGTERM", stop).on("SIGINT", stop);
+  // A parent with a channel to us (`aimo demo`) does not leave us behind.
+  process.once("disconnect", stop).channel?.unref();
   // A peer must not end the process through a callback deep in a library; anything of our own does.
   process.on("uncaughtException", (error) => {
     console.error(error);

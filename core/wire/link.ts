@@ -82,6 +82,7 @@ export function attach(
     },
     bye(code, message, error) {
       if (!open) return;
+      outbox.flush(); // BYE is control: it must not overtake the end of a call
       outbox.control(encodeHead(Type.BYE, 0, 0, { code, message }));
       outbox.flush();
       end(error);

@@ -508,3 +508,49 @@ describe("many calls at once", () => {
     }
   });
 });
+
+describe("a provider's node that closes", () => {
+  // BYE is a control message: in front of the reply that ended in the same turn it made a loss of it.
+  test("says BYE behind the end of its last call", async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const { a, b } = await pair(
+      async (_, reply) => {
+        await reply.chunk("one ");
+        await promise;
+        await reply.chunk("two");
+        reply.end();
+      },
+      { drain: 10_000 },
+    );
+    const call = open(a);
+    await until(() => textOf(call.frames) === "one ");
+    const closed = b.node.close();
+    await quiet();
+    resolve();
+    expect((await call.done).status).toBe("ok");
+    expect(textOf(call.frames)).toBe("one two");
+    await b.runtime.advance(20_000);
+    await closed;
+  });
+
+  test("waits, as long as `drain` allows, for a reader that has not taken all of a reply", async () => {
+    // The handler is done and its call over, but a piece lies here without credit.
+    const { a, b } = await pair(
+      (_, reply) => {
+        for (let i = 0; i < 17; i++) void reply.chunk(new Uint8Array(16_384));
+        reply.end();
+      },
+      { drain: 10_000 },
+    );
+    const call = open(a);
+    call.stop();
+    await quiet();
+    await quiet();
+    const closed = b.node.close();
+    await quiet();
+    call.go();
+    expect((await call.done).status).toBe("ok");
+    await b.runtime.advance(20_000);
+    await closed;
+  });
+});
