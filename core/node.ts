@@ -133,8 +133,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   }
 
   async function closeAll(): Promise<void> {
-    sessions.drain();
-    const drained = pipeline.drain(settings.drain);
+    const drained = Promise.all([sessions.drain(settings.drain), pipeline.drain(settings.drain)]);
     await Promise.all(plugins.map((plugin) => within(plugin, () => plugin.frontend?.close())));
     await drained;
     hooks.tell("node:close");

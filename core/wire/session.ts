@@ -23,6 +23,8 @@ export interface SessionEnds {
   /** Why a new call of the peer must be refused, if it must; its `detail` is the word of the wire. */
   refuse(): AimoError | undefined;
   onDrain(): void;
+  /** The last call of the peer that ran here has been answered. */
+  onIdle(): void;
 }
 
 /** All that this node shares with one instance of another: their links, and the calls that run over them. */
@@ -70,6 +72,7 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
     const callee = answer(link, message, kernel, () => {
       over = true;
       callees.delete(number);
+      if (callees.size === 0) ends.onIdle();
     });
     if (!over) callees.set(number, callee);
   }

@@ -15,8 +15,8 @@ export interface Sessions {
   /** What transports call with each link they made. */
   accept(link: Link): LinkEvents;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
-  /** Tells the peers that no new calls are taken. */
-  drain(): void;
+  /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
+  drain(ms: number): Promise<void>;
   close(): void;
 }
 
@@ -30,6 +30,7 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
   let seq = 0;
   let told = { offers: catalog.local(), load: 0, at: 0 };
   let closing = false;
+  let answered: (() => void) | undefined;
   let stopTick = runtime.setTimeout(TICK, () => tick(runtime.now()));
 
   function tick(due: number): void {
@@ -127,6 +128,7 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
             session = createSession(peer, kernel, {
               refuse: () => refuse(peer),
               onDrain: () => void (sessionOf(peer) ?? forget(peer)),
+              onIdle: () => answered?.(),
             });
             instances.set(key, session);
           }
@@ -179,9 +181,17 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
         links: [...instances.values()].flatMap((session) => [...session.links].map(({ via }) => via)),
       }));
     },
-    drain() {
+    async drain(ms) {
       closing = true;
       for (const link of links) link.outbox.control(drainMessage());
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const idle = (): boolean =>
+        [...peers.values()].every((instances) => [...instances.values()].every(({ answering }) => answering === 0));
+      answered = () => void (idle() && resolve());
+      answered();
+      const stop = runtime.setTimeout(ms, resolve);
+      await promise;
+      stop();
     },
     close() {
       closing = true;

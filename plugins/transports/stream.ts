@@ -20,7 +20,7 @@ const LINGER = 1_000;
  * dialled opens it, so a provider that only dials out is served over its own connection.
  */
 export function stream(): Plugin {
-  const links = new Set<Link>();
+  const links = new Set<OpenLink>();
   let accept: Parameters<Transport["listen"]>[0];
   let node: AimoNode;
   let closing = false;
@@ -29,9 +29,9 @@ export function stream(): Plugin {
     // Over its limit the other side leaves us with a stream that is dead already.
     if (raw.status !== "open") throw new Error(`the stream is ${raw.status}`);
     const link = createLink(connection, raw, dialled);
-    links.add(link.link);
+    links.add(link);
+    void link.ended.then(() => links.delete(link));
     link.listen(accept(link.link), () => {
-      links.delete(link.link);
       if (dialled && connection.status === "open") reopen(connection);
     });
   }
@@ -80,7 +80,9 @@ export function stream(): Plugin {
       async close() {
         closing = true;
         for (const cancel of timers) cancel();
-        for (const link of [...links]) link.close();
+        for (const { link } of links) link.close();
+        // The host drops what TLS has not flushed when it stops.
+        await within(node, LINGER, Promise.all([...links].map(({ ended }) => ended)));
         const host = node.find("libp2p")?.host;
         host?.removeEventListener("connection:open", opened);
         if (host?.status === "started") await host.unhandle(PROTOCOL);
@@ -89,14 +91,27 @@ export function stream(): Plugin {
   };
 }
 
-function createLink(
-  connection: Connection,
-  raw: Stream,
-  dialled: boolean,
-): { link: Link; listen(events: LinkEvents, gone: () => void): void } {
+/** Resolves with the promise, or after `ms`. */
+async function within(node: AimoNode, ms: number, promise: Promise<unknown>): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const stop = node.runtime.setTimeout(ms, resolve);
+  await Promise.race([promise, late]);
+  stop();
+}
+
+interface OpenLink {
+  readonly link: Link;
+  /** Both sides have closed: what was sent has arrived. */
+  readonly ended: Promise<void>;
+  listen(events: LinkEvents, gone: () => void): void;
+}
+
+function createLink(connection: Connection, raw: Stream, dialled: boolean): OpenLink {
   let events: LinkEvents | undefined;
   let gone: (() => void) | undefined;
   let closed = false;
+  const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+  raw.addEventListener("close", () => end());
 
   function shut(error?: AimoError): void {
     if (closed) return;
@@ -132,6 +147,7 @@ function createLink(
 
   return {
     link,
+    ended,
     listen(given, onGone) {
       events = given;
       gone = onGone;

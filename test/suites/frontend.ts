@@ -10,7 +10,11 @@ export interface FrontendUnderTest {
   /** What the card of a model must say that it can do. */
   readonly type: string;
   /** The request for a model; `padding` makes its body so many bytes longer. */
-  ask(call: { model: string; stream: boolean; padding?: number; provider: string }): { path: string; headers: Record<string, string>; body: string };
+  ask(call: { model: string; stream: boolean; padding?: number; provider: string }): {
+    path: string;
+    headers: Record<string, string>;
+    body: string;
+  };
 }
 
 interface Door extends AsyncDisposable {
@@ -36,7 +40,10 @@ export function testFrontend(make: () => FrontendUnderTest, skip: Skip = {}): vo
 function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void>> {
   return {
     "a whole answer arrives with its status, headers and bytes": async () => {
-      await using door = await open(make(), (_, reply) => void reply.send('{"answer":42}', { status: 201, headers: { "x-from": "upstream" } }));
+      await using door = await open(
+        make(),
+        (_, reply) => void reply.send('{"answer":42}', { status: 201, headers: { "x-from": "upstream" } }),
+      );
       const { status, headers, body } = await door.send().text();
       expect([status, headers["x-from"], body]).toEqual([201, "upstream", '{"answer":42}']);
       expect(headers["content-type"]).toContain("application/json");
@@ -162,12 +169,16 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
     },
     "while nothing arrives a streaming client gets comments": async () => {
       const go = Promise.withResolvers<void>();
-      await using door = await open(make(), async (_, reply) => {
-        await go.promise;
-        reply.head({ contentType: "text/event-stream" });
-        reply.chunk(EVENT);
-        reply.end({ body: "data: [DONE]\n\n" });
-      }, 20);
+      await using door = await open(
+        make(),
+        async (_, reply) => {
+          await go.promise;
+          reply.head({ contentType: "text/event-stream" });
+          reply.chunk(EVENT);
+          reply.end({ body: "data: [DONE]\n\n" });
+        },
+        20,
+      );
       const response = await door.send({ stream: true }).response;
       let text = "";
       for await (const piece of response) {
@@ -180,8 +191,15 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
 }
 
 async function open(frontend: FrontendUnderTest, handle: Handler | undefined, keepAlive = 0): Promise<Door> {
-  const provider = handle && { name: "provider-test", provider: { name: "test", models: [{ id: "test", types: [frontend.type] }], handle } };
-  const node = await createNode({ plugins: [frontend.plugins({ keepAlive }), provider], limits: { body: LIMIT }, drain: 0 });
+  const provider = handle && {
+    name: "provider-test",
+    provider: { name: "test", models: [{ id: "test", types: [frontend.type] }], handle },
+  };
+  const node = await createNode({
+    plugins: [frontend.plugins({ keepAlive }), provider],
+    limits: { body: LIMIT },
+    drain: 0,
+  });
   const url = (node.find("http" as never) as { url: string } | undefined)?.url;
   if (url === undefined) throw new Error("the frontend under test brings no `http` service");
   return {
@@ -196,7 +214,9 @@ async function open(frontend: FrontendUnderTest, handle: Handler | undefined, ke
 
 function exchange(url: string, headers: Record<string, string>, body: string): Exchange {
   const request = requestHttp(url, { method: "POST", headers, agent: false });
-  const response = new Promise<IncomingMessage>((resolve, reject) => request.on("response", resolve).on("error", reject));
+  const response = new Promise<IncomingMessage>((resolve, reject) =>
+    request.on("response", resolve).on("error", reject),
+  );
   request.end(body);
   return {
     request,
@@ -217,5 +237,7 @@ function exchange(url: string, headers: Record<string, string>, body: string): E
 
 function closed(request: ClientRequest): Promise<void> {
   const { socket } = request;
-  return new Promise((resolve) => (socket === null || socket.closed ? resolve() : socket.once("close", () => resolve())));
+  return new Promise((resolve) =>
+    socket === null || socket.closed ? resolve() : socket.once("close", () => resolve()),
+  );
 }

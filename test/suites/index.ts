@@ -1,6 +1,12 @@
 export { call, card, chat, collect, isEnd, origin, request, target, textOf, type Collected } from "./build.ts";
 export { defineSuite, type Case, type Skip } from "./case.ts";
-export { testProvider, testUpstream, type AdapterUnderTest, type ProviderUnderTest, type Upstream } from "./provider.ts";
+export {
+  testProvider,
+  testUpstream,
+  type AdapterUnderTest,
+  type ProviderUnderTest,
+  type Upstream,
+} from "./provider.ts";
 export { testRouter } from "./router.ts";
 export { testFrontend, type FrontendUnderTest } from "./frontend.ts";
 export { testTransport, type TransportPair } from "./transport.ts";

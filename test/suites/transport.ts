@@ -1,5 +1,14 @@
 import { expect } from "vitest";
-import { createNode, type AimoNode, type Handler, type Link, type LinkEvents, type Plugin, type PluginList, type ReplyFrame } from "../../core/index.ts";
+import {
+  createNode,
+  type AimoNode,
+  type Handler,
+  type Link,
+  type LinkEvents,
+  type Plugin,
+  type PluginList,
+  type ReplyFrame,
+} from "../../core/index.ts";
 import { defineSuite, type Skip } from "./case.ts";
 import { collect, origin } from "./build.ts";
 
@@ -83,7 +92,10 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
     },
     "lets both sides call each other at once": async () => {
       await using pair = await link(make(), echo, echo);
-      const [there, back] = await Promise.all([ask(pair, bytes(1_000)), ask({ left: pair.right, right: pair.left }, bytes(2_000))]);
+      const [there, back] = await Promise.all([
+        ask(pair, bytes(1_000)),
+        ask({ left: pair.right, right: pair.left }, bytes(2_000)),
+      ]);
       expect(bodyOf(there.frames)).toHaveLength(1_000);
       expect(bodyOf(back.frames)).toHaveLength(2_000);
     },
@@ -101,7 +113,9 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
         reply.end();
       });
       const go = Promise.withResolvers<void>();
-      const slow = ask(pair, Buffer.alloc(0), { write: (frame) => (frame.messageType === "StreamChunk" && !frame.isFinal ? go.promise : undefined) });
+      const slow = ask(pair, Buffer.alloc(0), {
+        write: (frame) => (frame.messageType === "StreamChunk" && !frame.isFinal ? go.promise : undefined),
+      });
       await behind.promise;
       expect(bodyOf((await ask(pair, bytes(10))).frames)).toHaveLength(10);
       expect(written).toBeLessThanOrEqual(pair.left.config.window + 2 * CHUNK);
@@ -127,7 +141,8 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
         return new Promise((resolve) => call.signal.addEventListener("abort", () => resolve()));
       });
       const { frames, outcome } = await ask(pair, undefined, {
-        write: (frame) => void (frame.messageType === "StreamChunk" && pair.links.right.forEach(({ link: end }) => end.close())),
+        write: (frame) =>
+          void (frame.messageType === "StreamChunk" && pair.links.right.forEach(({ link: end }) => end.close())),
       });
       expect(frames.map((frame) => frame.messageType)).toEqual(["Response", "StreamChunk", "Error"]);
       expect(outcome.error).toMatchObject({ code: "STREAM_INTERRUPTED", retryable: true });
@@ -185,8 +200,14 @@ function provider(handle: Handler): NonNullable<Plugin["provider"]> {
 /** Both nodes, once each knows what the other offers. */
 async function link({ left, right }: TransportPair, answer: Handler, back?: Handler): Promise<Pair> {
   const links = { left: [] as Tap[], right: [] as Tap[] };
-  const a = await createNode({ plugins: [tapped(left(), links.left), back && { name: "provider-test", provider: provider(back) }], drain: 0 });
-  const b = await createNode({ plugins: [tapped(right(a), links.right), { name: "provider-test", provider: provider(answer) }], drain: 0 });
+  const a = await createNode({
+    plugins: [tapped(left(), links.left), back && { name: "provider-test", provider: provider(back) }],
+    drain: 0,
+  });
+  const b = await createNode({
+    plugins: [tapped(right(a), links.right), { name: "provider-test", provider: provider(answer) }],
+    drain: 0,
+  });
   await Promise.all([knows(a, b.id), back && knows(b, a.id), linked(b, a.id)]);
   return {
     left: a,

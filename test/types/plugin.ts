@@ -17,7 +17,10 @@ export function prices(): Plugin {
   return {
     name: "observer-prices",
     provides: ["prices"],
-    hooks: { "price:announce": (peer, usd) => void known.set(peer, usd), "call:end": (call, outcome) => void [call.id, outcome.status] },
+    hooks: {
+      "price:announce": (peer, usd) => void known.set(peer, usd),
+      "call:end": (call, outcome) => void [call.id, outcome.status],
+    },
     setup(node) {
       node.provide("prices", known);
       node.use("prices").get("a")?.toFixed();
@@ -54,7 +57,10 @@ export const sorted: Router = { select: (targets) => targets.toSorted((a, b) => 
 // @ts-expect-error `prot` is no option
 http({ prot: 8000 });
 
-export const config = defineConfig({ plugins: [http(), [libp2p(), stream()], false, process.env["X"] && prices()], disable: ["transport-stream"] });
+export const config = defineConfig({
+  plugins: [http(), [libp2p(), stream()], false, process.env["X"] && prices()],
+  disable: ["transport-stream"],
+});
 
 // @ts-expect-error `plugin` is no field of a config
 defineConfig({ plugin: [] });
