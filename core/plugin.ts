@@ -92,7 +92,10 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
   for (const plugin of plugins) {
     checkPlugin(plugin);
     if (names.has(plugin.name))
-      throw invalid(`There are two plugins "${plugin.name}": give one a name (\`name: "…"\`).`, plugin.name);
+      throw invalid(
+        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`).`,
+        plugin.name,
+      );
     names.add(plugin.name);
   }
   checkDisable(disable, [...names]);

@@ -83,6 +83,7 @@ function never(): Promise<never> {
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
 /** A client that is still sending when its body is refused gets this long to read the answer. ms */
 const LINGER = 1_000;
+const SWEEP = 20;
 /** Longer than the idle time of the usual proxies, so that they and not we close a kept connection. ms */
 const KEEP_ALIVE = 75_000;
 
@@ -183,10 +184,17 @@ export function http(options: HttpOptions = {}): Plugin {
     async close() {
       if (!server.listening && url === undefined) return;
       const closed = new Promise((resolve) => server.once("close", resolve));
-      server.closeIdleConnections();
+      // A connection whose answer has just ended becomes idle a little later, and no event tells when.
+      let stopSweep = (): void => undefined;
+      const sweep = (): void => {
+        server.closeIdleConnections();
+        stopSweep = node.runtime.setTimeout(SWEEP, sweep);
+      };
+      sweep();
       const stop = node.runtime.setTimeout(LINGER, () => server.closeAllConnections());
       if (server.listening || (await connections(server)) > 0) await closed;
       stop();
+      stopSweep();
     },
   };
 }

@@ -128,8 +128,10 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       const taken = /EADDRINUSE|ERR_NO_VALID_ADDRESSES|UnsupportedListen|NoValidAddresses/.test(
         `${detail}${String(cause)}`,
       );
+      // libp2p lists what failed with stacks, over many lines.
+      const why = /^\s*\S+: Error: (.+)$/m.exec(detail)?.[1] ?? detail.split("\n")[0];
       const advice = taken ? " Is the port taken? Port 0 picks a free one." : "";
-      throw new AimoError("CONFIG_INVALID", `host-libp2p: cannot listen on ${listen.join(", ")}: ${detail}.${advice}`, {
+      throw new AimoError("CONFIG_INVALID", `host-libp2p: cannot listen on ${listen.join(", ")}: ${why}.${advice}`, {
         cause,
       });
     }

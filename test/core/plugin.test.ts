@@ -36,7 +36,9 @@ describe("a list of plugins", () => {
 
   it("holds no name twice, but instances of one plugin", () => {
     expect(names([named("a-a"), named("a-a:one"), named("a-a:two")])).toHaveLength(3);
-    expect(refused([named("a-a"), [named("a-a")]])).toContain('There are two plugins "a-a": give one a name');
+    expect(refused([named("a-a"), [named("a-a")]])).toContain(
+      'There are two plugins "a-a": leave one out, or give one a name',
+    );
   });
 
   it("must be an array of objects", () => {
