@@ -27,6 +27,10 @@ export interface NodeConfig {
     gap?: number;
     /** For a whole call; 0 = none. Default 0, because it would cut good answers of slow models. */
     total?: number;
+    /** How long a call waits for another link when its link broke; 0 = not at all. Default 1,500. */
+    resume?: number;
+    /** How long a call goes on for a node that is out of reach. Default 30,000. */
+    hold?: number;
     /** For an asynchronous hook. Default 5,000. */
     hook?: number;
   };
@@ -35,6 +39,8 @@ export interface NodeConfig {
     body?: number;
     /** Request bodies that peers may have half sent, all together. Default 64 MiB. */
     bodies?: number;
+    /** Reply bytes that are kept until peers say that they have them all. Default 64 MiB. */
+    kept?: number;
     /** Open calls. Default 8,192. */
     calls?: number;
     /** Open calls of one peer. Default 2,048. */
@@ -76,6 +82,8 @@ const schema = z.strictObject({
       firstChunk: ms.default(120_000),
       gap: ms.default(60_000),
       total: z.number().int().nonnegative().default(0),
+      resume: z.number().int().nonnegative().default(1_500),
+      hold: z.number().int().nonnegative().default(30_000),
       hook: ms.default(5_000),
     })
     .prefault({}),
@@ -83,6 +91,7 @@ const schema = z.strictObject({
     .strictObject({
       body: bytes.default(4 * 1_048_576),
       bodies: bytes.default(64 * 1_048_576),
+      kept: bytes.default(64 * 1_048_576),
       calls: z.number().int().positive().default(8_192),
       callsPerPeer: z.number().int().positive().default(2_048),
       attempts: z.number().int().positive().default(3),

@@ -9,6 +9,7 @@ import type { Awaitable, OpenCall, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
 import { loadPlugins, type NodeServices, type Plugin, type ServiceName } from "./plugin.ts";
 import { systemRuntime, type Runtime } from "./runtime.ts";
+import { createBudget, createKept } from "./wire/budget.ts";
 import type { WireKernel } from "./wire/session.ts";
 import { createSessions } from "./wire/sessions.ts";
 
@@ -63,6 +64,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     ...kernel,
     instance: runtime.randomBytes(16),
     bodies: createBudget(settings.limits.bodies),
+    kept: createKept(settings.limits.kept, settings.timeouts.hold, runtime),
     open: pipeline.open,
     admit,
   };
@@ -189,12 +191,4 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   }
   hooks.tell("node:ready", node);
   return node;
-}
-
-function createBudget(total: number): WireKernel["bodies"] {
-  let left = total;
-  return {
-    take: (bytes) => bytes <= left && ((left -= bytes), true),
-    give: (bytes) => void (left += bytes),
-  };
 }

@@ -55,8 +55,9 @@ export async function run(
   const stop = (): void => {
     if (stopping) process.exit(1);
     stopping = true;
-    emit({ event: "closing" });
-    void node.close().finally(() => {
+    const closed = node.close();
+    emit({ event: "closing" }); // the doors are closed
+    void closed.finally(() => {
       emit({ event: "closed" });
       process.exitCode = 0;
       setTimeout(() => process.exit(), EXIT_WITHIN).unref();

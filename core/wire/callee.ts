@@ -4,59 +4,94 @@ import type { Receipt, ReplyFrame } from "../frame.ts";
 import type { Wait } from "../parts.ts";
 import { idle, type Idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
-import { createGrant, raise } from "./credit.ts";
+import { raise } from "./credit.ts";
+import type { Callee, CalleeEnds } from "./halves.ts";
 import { ACCEPTED, decodeHead, errorHead } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
-import { OutgoingBody } from "./outbox.ts";
+import { OutgoingBody } from "./body.ts";
+import { createRequestBody, type RequestBody } from "./request-body.ts";
 import type { WireKernel } from "./session.ts";
 
-/** Request bytes that need no grant, and the window of the rest. */
-const FREE = 65_536;
 const BODY_WITHIN = 30_000;
 const ALIVE_EVERY = 5_000;
 /** No credit for so long: the reader is gone, whatever its node says. */
 const STALLED = 60_000;
 
-/** The callee's half of a call over a link: reading -> running (or blocked) -> over. */
-export interface Callee {
-  readonly link: AttachedLink;
-  message(message: Message): void;
-  linkClosed(): void;
-}
-
-/** Answers a REQUEST. `forget` runs when nothing more is to be said about its number. */
-export function answer(link: AttachedLink, request: Message, kernel: WireKernel, forget: () => void): Callee {
+/** Answers a REQUEST. */
+export function answer(first: AttachedLink, request: Message, kernel: WireKernel, ends: CalleeEnds): Callee {
   const { runtime, settings, bodies } = kernel;
-  const { limits } = settings;
-  const { outbox } = link;
+  const { limits, timeouts } = settings;
+  let link = first;
+  let { outbox } = first;
   const number = request.call;
   const head = decodeHead(Type.REQUEST, request.body);
   const controller = new AbortController();
-  const grant = createGrant(FREE);
-  const download = new OutgoingBody(outbox, number, 0, raise(0, request.offset, 0));
-  let state: "reading" | "running" | "over" = "reading";
+  const window = raise(0, request.offset, 0);
+  const download = new OutgoingBody(outbox, number, 0, window, head.holdMs > 0 ? window : 0);
+  const hold = Math.min(timeouts.hold, head.holdMs);
+  let state: "reading" | "running" | "ended" = "reading";
+  let said: Uint8Array | undefined; // RESPONSE, to be repeated
+  let stopHold: (() => void) | undefined;
   let refused = false; // while it was read: what is on its way is ignored
-  let pieces: Uint8Array[] = [];
-  let received = 0;
   let stalled: Idle | undefined;
   let stopAlive: (() => void) | undefined;
   const stopBody = runtime.setTimeout(BODY_WITHIN, () =>
     fail(new AimoError("REQUEST_TIMEOUT", `The request's body did not arrive within ${BODY_WITHIN} ms.`)),
   );
 
-  if (tooLarge(head.bodyLength ?? 0)) return callee();
+  let upload: RequestBody | undefined;
+
+  const self: Callee = {
+    get link() {
+      return link;
+    },
+    get held() {
+      return download.held;
+    },
+    message(message) {
+      if (message.type === Type.DATA) return data(message);
+      if (message.type === Type.CREDIT) return void (download.raise(message.offset) && stalled?.touch());
+      if (message.type === Type.DONE) return state === "ended" ? give() : undefined;
+      if (message.type !== Type.CANCEL) throw malformed(`message ${message.type} for a call that runs`);
+      decodeHead(Type.CANCEL, message.body);
+      if (state === "ended") return;
+      const reason = new AimoError("CANCELLED", "The other node cancelled the call.");
+      if (state === "reading") return give(reason);
+      download.drop();
+      controller.abort(reason);
+    },
+    resume(next, { offset, body }) {
+      const { limit } = decodeHead(Type.RESUME, body);
+      stopHold?.();
+      link = next;
+      outbox = next.outbox;
+      outbox.control(encodeMessage(Type.RESUMED, 0, number));
+      if (said) outbox.control(said);
+      if (!download.resume(outbox, offset)) {
+        give();
+        return false;
+      }
+      download.raise(limit);
+      return true;
+    },
+    linkClosed() {
+      // The opener sends an unfinished request again, under the same number.
+      if (state === "reading") return give(undefined, true);
+      if (hold === 0) return give();
+      stopHold = runtime.setTimeout(hold, () => give());
+    },
+    give: () => give(),
+  };
+
+  try {
+    upload = createRequestBody(head.bodyLength, limits.body, bodies, (limit) => outbox.credit(number, 0, limit));
+  } catch (error) {
+    refuse(error);
+    return self;
+  }
   outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
-  if ((request.flags & Flag.LAST) !== 0) run();
-
-  function tooLarge(size: number): boolean {
-    if (size > limits.body)
-      fail(
-        new AimoError("PAYLOAD_TOO_LARGE", `The request's body is larger than ${limits.body} bytes (limits.body).`),
-        "payload_too_large",
-      );
-    return size > limits.body;
-  }
+  if ((request.flags & Flag.LAST) !== 0) run(upload.join());
 
   function alive(offset: number): void {
     if (download.offset === offset) outbox.control(encodeHead(Type.ALIVE, 0, number, { state: "working" }));
@@ -64,34 +99,26 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
     stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(now));
   }
 
-  function data({ flags, offset, body }: Message): void {
+  function data(message: Message): void {
     if (refused) return;
-    if (state !== "reading") throw malformed("DATA behind the end of a request");
-    if (offset !== received || body.length === 0) throw malformed(`DATA at ${offset} instead of ${received}`);
-    if (received + body.length > grant.limit) throw malformed(`DATA beyond the granted ${grant.limit}`);
-    if (tooLarge(received + body.length)) return;
-    if (!bodies.take(body.length))
-      return fail(
-        new AimoError("OVERLOADED", "The node holds too many unfinished requests; try again shortly.", {
-          retryAfter: 1_000,
-        }),
-        "busy",
-      );
-    received += body.length;
-    pieces.push(Uint8Array.prototype.slice.call(body));
-    if ((flags & Flag.LAST) !== 0) return run();
-    const limit = grant.take(body.length);
-    if (limit !== undefined) outbox.credit(number, 0, limit);
+    if (state !== "reading" || upload === undefined) throw malformed("DATA behind the end of a request");
+    try {
+      if (upload.add(message)) run(upload.join());
+    } catch (error) {
+      refuse(error);
+    }
   }
 
-  function run(): void {
+  /** What broke the protocol ends the link; anything else this call. */
+  function refuse(cause: unknown): void {
+    const error = AimoError.from(cause);
+    if (error.code === "INVALID_MESSAGE_FORMAT") throw error;
+    fail(error, error.data.detail);
+  }
+
+  function run(body: Uint8Array): void {
     stopBody();
-    bodies.give(received);
-    if (head.bodyLength !== undefined && head.bodyLength !== received)
-      throw malformed(`a body of ${received} instead of ${head.bodyLength} bytes`);
     state = "running";
-    const body = pieces.length === 1 ? (pieces[0] as Uint8Array) : Buffer.concat(pieces, received);
-    pieces = [];
     void open(body).then(
       (outcome) => outcome.status === "cancelled" && finishCancelled(outcome),
       (error: unknown) => fail(AimoError.from(error)),
@@ -129,7 +156,7 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
   }
 
   function write(frame: ReplyFrame): Wait {
-    if (state === "over") return undefined;
+    if (state === "ended") return undefined;
     if (frame.messageType === "Error") {
       const { code, message, data: rest } = frame;
       return void fail(
@@ -142,7 +169,8 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
       const { statusCode: status, contentType, headers, streamDone, body } = frame;
       const whole = streamDone ? { bodyLength: body.length } : {};
       const facts = { status, contentType, headers, provider: kernel.identity.peerId, ...whole };
-      outbox.control(encodeHead(Type.RESPONSE, streamDone ? Flag.WHOLE : 0, number, facts));
+      said = encodeHead(Type.RESPONSE, streamDone ? Flag.WHOLE : 0, number, facts);
+      outbox.control(said);
       wait = download.push(body, Flag.WHOLE);
     } else {
       wait = download.push(frame.body, (frame.preamble ? Flag.PRE : 0) | (frame.partial ? Flag.MORE : 0));
@@ -158,7 +186,7 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
       const message = `The reader took nothing for ${STALLED} ms.`;
       const error = new AimoError("STREAM_INTERRUPTED", message, { detail: "reader_stalled", retryable: false });
       if (state === "running") controller.abort(error);
-      if (state !== "over") fail(error, "reader_stalled");
+      if (state !== "ended") fail(error, "reader_stalled");
     });
     stalled.release();
     void wait.then(() => stalled?.hold());
@@ -166,64 +194,57 @@ export function answer(link: AttachedLink, request: Message, kernel: WireKernel,
   }
 
   function finish({ raw, signature }: Receipt): void {
+    close((total) => encodeHead(Type.END, 0, number, { receipt: raw, signature }, total));
+  }
+
+  /** The last message, behind what may still be sent. It may have to be sent again. */
+  function close(last: (total: number) => Uint8Array): void {
     download.finish((total) => {
-      over();
-      return encodeHead(Type.END, 0, number, { receipt: raw, signature }, total);
+      end();
+      return last(total);
     });
   }
 
   function finishCancelled({ receipt, error }: Outcome): void {
-    if (state === "over") return;
+    if (state === "ended") return;
     download.drop();
     if (receipt) finish(receipt);
     else fail(error ?? new AimoError("CANCELLED", "The call was cancelled."));
   }
 
-  /** Behind what may still be sent; bytes without credit are dropped. */
+  /** Bytes without credit are dropped. */
   function fail(error: AimoError, word?: string): void {
-    if (state === "over") return;
+    if (state === "ended") return;
     if (download.blocked) download.drop();
-    download.finish((total) => {
-      over();
-      return encodeHead(Type.ERROR, 0, number, errorHead(error, word), total);
-    });
-    if (state !== "reading") return;
-    bodies.give(received);
-    pieces = [];
-    state = "running";
-    refused = true;
-    stopBody();
+    if (state === "reading") {
+      stopBody();
+      upload?.drop();
+      refused = true;
+      state = "running";
+    }
+    close((total) => encodeHead(Type.ERROR, 0, number, errorHead(error, word), total));
   }
 
-  function over(): void {
-    if (state === "reading") bodies.give(received);
-    state = "over";
+  function end(): void {
+    if (state === "ended") return;
+    state = "ended";
+    stopAlive?.();
+    stalled?.stop();
+    ends.ended(self);
+  }
+
+  /** Stops whatever runs for it. */
+  function give(reason = new AimoError("CANCELLED", "The other node is gone."), free = false): void {
+    upload?.drop();
+    state = "ended";
     stopBody();
     stopAlive?.();
     stalled?.stop();
-    pieces = [];
-    forget();
+    stopHold?.();
+    download.drop();
+    ends.forget(self, free);
+    controller.abort(reason);
   }
 
-  function callee(): Callee {
-    return {
-      link,
-      message(message) {
-        if (message.type === Type.DATA) return data(message);
-        if (message.type === Type.CREDIT) return void (download.raise(message.offset) && stalled?.touch());
-        if (message.type === Type.DONE) return;
-        if (message.type !== Type.CANCEL) throw malformed(`message ${message.type} for a call that runs`);
-        decodeHead(Type.CANCEL, message.body);
-        download.drop();
-        if (state === "reading") return over();
-        controller.abort(new AimoError("CANCELLED", "The other node cancelled the call."));
-      },
-      linkClosed() {
-        const error = new AimoError("CANCELLED", "The link to the other node closed.");
-        over();
-        controller.abort(error);
-      },
-    };
-  }
-  return callee();
+  return self;
 }

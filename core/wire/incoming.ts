@@ -9,6 +9,8 @@ import { readReceipt, sha256 } from "./receipt.ts";
 export interface Incoming {
   /** The head has come. */
   readonly begun: boolean;
+  /** Bytes so far. */
+  readonly received: number;
   /** It is joined, and checked, before any of it is passed on. */
   readonly whole: boolean;
   /** A head to pass on; nothing for a WHOLE reply, or one that is repeated. */
@@ -61,6 +63,9 @@ export function createIncoming(request: RequestFrame, provider: string, window: 
   return {
     get begun() {
       return head !== undefined;
+    },
+    get received() {
+      return received;
     },
     get whole() {
       return whole;

@@ -1,16 +1,15 @@
-import type { Call } from "../call.ts";
 import { AimoError, toFrame } from "../error.ts";
-import type { Receipt, ReplyFrame, RequestFrame } from "../frame.ts";
-import type { Reply, Wait } from "../parts.ts";
+import type { Receipt, ReplyFrame } from "../frame.ts";
 import { idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant } from "./credit.ts";
 import { checkAlive, decodeHead, toError } from "./heads.ts";
-import { createIncoming, unshared } from "./incoming.ts";
+import type { Opener, OpenerInit } from "./halves.ts";
+import { createInbox } from "./inbox.ts";
+import { createIncoming } from "./incoming.ts";
 import type { AttachedLink } from "./link.ts";
-import { OutgoingBody } from "./outbox.ts";
+import { OutgoingBody } from "./body.ts";
 import { verifyReceipt } from "./receipt.ts";
-import type { WireKernel } from "./session.ts";
 
 /** A peer watches its own upstream; it gets this much more time than the client asked for. ms */
 const GRACE = 2_000;
@@ -23,59 +22,49 @@ const FREE = 65_536;
 /** One receipt of so many has its signature checked, off the call's path: the link has proven the peer already. */
 const SAMPLE = 1 / 64;
 
-/** The opener's half of a call over a link: sent -> open -> over, or cancelled. */
-export interface Opener {
-  readonly link: AttachedLink;
-  /** The reply has ended here, or the call was cancelled. */
-  readonly done: Promise<void>;
-  message(message: Message): void;
-  linkClosed(error: AimoError | undefined): void;
-}
-
-export interface OpenerInit {
-  readonly link: AttachedLink;
-  readonly number: number;
-  /** Target id at the peer. */
-  readonly target: string;
-  readonly request: RequestFrame;
-  readonly reply: Reply;
-  readonly call: Call;
-  readonly kernel: WireKernel;
-  /** Nothing more can come for this number. */
-  forget(): void;
-}
-
 /** Sends the request, and writes what comes back into `reply`. */
-export function openOver({ link, number, target, request, reply, call, kernel, forget }: OpenerInit): Opener {
+export function openOver({ link: first, number, target, request, reply, call, kernel, forget }: OpenerInit): Opener {
   const { runtime, settings } = kernel;
   const { timeouts, limits, window } = settings;
-  const { outbox, peer } = link;
+  const { peer } = first;
+  let link = first;
+  let { outbox } = first;
   const { promise: done, resolve } = Promise.withResolvers<void>();
   const grant = createGrant(window);
   const incoming = createIncoming(request, peer, window, limits.body);
-  const upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
-  const inbox: ReplyFrame[] = []; // the reader is behind; bounded by the credit given
-  let waiting: Wait;
-  let state: "sent" | "open" | "cancelled" | "over" = "sent";
+  let upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
+  const inbox = createInbox(reply, { taken, behind: (is) => (is ? progress.hold() : progress.release()) });
+  let state: "sent" | "open" | "detached" | "resuming" | "cancelled" | "over" = "sent";
   let stopKeeping: (() => void) | undefined;
+  let stopResume: (() => void) | undefined;
 
-  const stopAccept = runtime.setTimeout(timeouts.accept, () =>
-    giveUp(lost(`did not take the call within ${timeouts.accept} ms`)),
-  );
+  let stopAccept = (): void => undefined;
   const silent = idle(runtime, SILENT, () => giveUp(lost(`was silent for ${SILENT} ms`)));
   const progress = idle(runtime, timeouts.firstChunk + GRACE, () => giveUp(overdue()));
 
-  outbox.control(
-    encodeHead(Type.REQUEST, Flag.OPENER | (request.body.length === 0 ? Flag.LAST : 0), number, headOf(), grant.limit),
-  );
-  upload.push(request.body, Flag.LAST);
+  ask();
   if (call.signal.aborted) leave();
   else call.signal.addEventListener("abort", leave, { once: true });
+
+  function ask(): void {
+    state = "sent";
+    stopAccept = runtime.setTimeout(timeouts.accept, () =>
+      giveUp(lost(`did not take the call within ${timeouts.accept} ms`)),
+    );
+    const flags = Flag.OPENER | (request.body.length === 0 ? Flag.LAST : 0);
+    outbox.control(encodeHead(Type.REQUEST, flags, number, headOf(), grant.limit));
+    upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
+    upload.push(request.body, Flag.LAST);
+  }
 
   function headOf(): object {
     const { requestId: id, type, method = "POST", contentType, headers, stream, model, endpoint, body } = request;
     const optional = { ...(model !== undefined && { model }), ...(endpoint !== undefined && { endpoint }) };
-    const times = { firstChunkMs: timeouts.firstChunk, gapMs: timeouts.gap, holdMs: 0 };
+    const times = {
+      firstChunkMs: timeouts.firstChunk,
+      gapMs: timeouts.gap,
+      holdMs: timeouts.resume > 0 ? timeouts.hold : 0,
+    };
     return {
       id,
       target,
@@ -95,11 +84,13 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
   function leave(): void {
     if (state === "over") return;
     const { reason } = call.signal;
-    cancel(AimoError.is(reason) ? reason.code.toLowerCase() : "cancelled");
+    const detached = state === "detached";
     settle("cancelled");
-    inbox.length = 0;
-    stopKeeping = runtime.setTimeout(CANCELLED_KEPT, forget);
+    inbox.clear();
     resolve();
+    if (detached) return forget(true);
+    cancel(AimoError.is(reason) ? reason.code.toLowerCase() : "cancelled");
+    stopKeeping = runtime.setTimeout(CANCELLED_KEPT, () => forget());
   }
 
   function cancel(reason: string): void {
@@ -109,11 +100,11 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
   function settle(next: "cancelled" | "over"): void {
     state = next;
     stopAccept();
+    stopResume?.();
     silent.stop();
     progress.stop();
     upload.drop();
     call.signal.removeEventListener("abort", leave);
-    if (next === "over") forget();
   }
 
   /** The peer is there, but does not do what it should. */
@@ -136,13 +127,54 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
     );
   }
 
-  function end(last: ReplyFrame): void {
+  function end(last: ReplyFrame, tell = false): void {
     settle("over");
-    put(last);
+    forget(tell);
+    inbox.put(last);
+  }
+
+  /** To another link; without one the call waits for it, for a while. */
+  function move(next: AttachedLink | undefined, why: string): void {
+    if (state === "over") return;
+    if (state === "cancelled") {
+      stopKeeping?.();
+      return forget(true);
+    }
+    stopAccept();
+    const unreachable = (): void => end(toFrame(lost(`is out of reach: ${why}`), request.requestId), true);
+    if (timeouts.resume === 0) return unreachable();
+    if (state !== "detached" && state !== "resuming") {
+      silent.hold();
+      progress.hold();
+      stopResume = runtime.setTimeout(timeouts.resume, unreachable);
+    }
+    state = "detached";
+    if (next === undefined) return;
+    state = "resuming";
+    link = next;
+    outbox = next.outbox;
+    outbox.control(encodeHead(Type.RESUME, Flag.OPENER, number, { limit: grant.limit }, incoming.received));
+  }
+
+  /** RESUMED, or why not. */
+  function resumed(type: number, body: Uint8Array): void {
+    if (type !== Type.RESUMED && type !== Type.ERROR) throw malformed(`message ${type} instead of RESUMED`);
+    const error = type === Type.ERROR ? toError(decodeHead(Type.ERROR, body)) : undefined;
+    const unknown = error?.data.detail === "unknown_call" && !incoming.begun;
+    if (error && !unknown) {
+      outbox.control(encodeMessage(Type.DONE, Flag.OPENER, number));
+      return end(toFrame(lost("does not have the call any more"), request.requestId));
+    }
+    stopResume?.();
+    silent.release();
+    if (!inbox.behind) progress.release();
+    state = "open";
+    if (unknown) ask(); // the request never got there
   }
 
   function message({ type, flags, offset, body }: Message): void {
     if (state === "cancelled") return finishCancelled(type);
+    if (state === "resuming") return resumed(type, body);
     if (state === "sent") {
       state = "open";
       stopAccept();
@@ -152,7 +184,7 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
       case Type.DATA: {
         const frame = incoming.data(flags, offset, body, grant.limit);
         progress.touch(timeouts.gap + GRACE);
-        if (frame !== undefined) put(frame);
+        if (frame !== undefined) inbox.put(frame);
         else if (incoming.whole) taken(body.length); // joined here; `limits.body` bounds it
         return;
       }
@@ -160,7 +192,7 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
         return void upload.raise(offset);
       case Type.RESPONSE: {
         const frame = incoming.response(flags, decodeHead(Type.RESPONSE, body));
-        return frame && put(frame);
+        return frame && inbox.put(frame);
       }
       case Type.ALIVE:
         return checkAlive(body);
@@ -206,46 +238,23 @@ export function openOver({ link, number, target, request, reply, call, kernel, f
     );
   }
 
-  /** In order, and not before the reader took what came before. */
-  function put(frame: ReplyFrame): void {
-    if (waiting === undefined) return deliver(frame);
-    inbox.push(frame.messageType === "StreamChunk" ? { ...frame, body: unshared(frame.body) } : frame);
-  }
-
-  function deliver(frame: ReplyFrame): void {
-    // A WHOLE reply was counted when it was joined.
-    const size = frame.messageType === "StreamChunk" ? frame.body.length : 0;
-    waiting = reply.write(frame);
-    if (waiting === undefined) return delivered(size);
-    progress.hold();
-    void waiting.then(() => {
-      waiting = undefined;
-      progress.release();
-      delivered(size);
-      while (waiting === undefined && inbox.length > 0) deliver(inbox.shift() as ReplyFrame);
-    });
-  }
-
-  function delivered(size: number): void {
-    taken(size);
-    if (state === "over" && inbox.length === 0) resolve();
-  }
-
-  /** Makes room for more. */
+  /** Makes room for more; behind the last frame the call is done. */
   function taken(size: number): void {
     const limit = size > 0 ? grant.take(size) : undefined;
     if (limit !== undefined && state === "open") outbox.credit(number, Flag.OPENER, limit);
+    if (state === "over" && inbox.empty) resolve();
   }
 
   return {
-    link,
+    get link() {
+      return link;
+    },
     done,
     message,
-    linkClosed(error) {
-      stopKeeping?.();
-      if (state === "cancelled") return forget();
-      if (state === "over") return;
-      end(toFrame(lost(`is out of reach: ${error?.message ?? "the link closed"}`), request.requestId));
+    move,
+    lose(why) {
+      if (state === "cancelled") forget();
+      else if (state !== "over") end(toFrame(lost(`is out of reach: ${why}`), request.requestId));
     },
   };
 }

@@ -1,8 +1,8 @@
 import { MAX_CHUNK } from "../frame.ts";
-import type { Link, Wait } from "../parts.ts";
+import type { Link } from "../parts.ts";
 import type { Runtime } from "../runtime.ts";
+import type { OutgoingBody } from "./body.ts";
 import { encodeMessage, Flag, Type } from "./codec.ts";
-import { raise } from "./credit.ts";
 
 /** What is handed to a link before its promise settles: no more lies in front of a CANCEL. */
 const BATCH = 65_536;
@@ -81,14 +81,17 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
 
   return {
     control(message) {
+      if (closed) return;
       control.push(message);
       schedule(message.length);
     },
     credit(call, flags, limit) {
+      if (closed) return;
       credits.set(call * 2 + (flags & Flag.OPENER), encodeMessage(Type.CREDIT, flags, call, limit));
       schedule(0);
     },
     ready(body, bytes) {
+      if (closed) return;
       if (!body.queued) {
         body.queued = true;
         turns.push(body);
@@ -103,109 +106,4 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
       turns.length = 0;
     },
   };
-}
-
-interface Piece {
-  readonly bytes: Uint8Array;
-  readonly flags: number;
-  at: number;
-}
-
-/** One body on its way out: pieces in order, cut by credit and fairness, closed by a last message. */
-export class OutgoingBody {
-  /** In the outbox's turns; the outbox's own mark. */
-  queued = false;
-  /** Bytes sent. */
-  offset = 0;
-  private limit: number;
-  private readonly pieces: Piece[] = [];
-  private pending = 0;
-  private last: ((total: number) => Uint8Array) | undefined;
-  private wait: PromiseWithResolvers<void> | undefined;
-  private readonly outbox: Outbox;
-  private readonly call: number;
-  private readonly flags: number;
-
-  constructor(outbox: Outbox, call: number, flags: number, limit: number) {
-    this.outbox = outbox;
-    this.call = call;
-    this.flags = flags;
-    this.limit = limit;
-  }
-
-  /** Is there something that credit allows? */
-  get sendable(): boolean {
-    return this.pieces.length > 0 ? this.limit > this.offset : this.last !== undefined;
-  }
-
-  /** Bytes without credit. */
-  get blocked(): boolean {
-    return this.offset + this.pending > this.limit;
-  }
-
-  /** A promise when bytes lie here without credit, or more than a chunk lies here because the link is behind. */
-  push(bytes: Uint8Array, flags = 0): Wait {
-    if (bytes.length > 0) {
-      this.pieces.push({ bytes, flags, at: 0 });
-      this.pending += bytes.length;
-      if (this.sendable) this.outbox.ready(this, bytes.length);
-    }
-    if (this.pending === 0 || (!this.blocked && this.pending <= MAX_CHUNK)) return undefined;
-    return (this.wait ??= Promise.withResolvers<void>()).promise;
-  }
-
-  /** The message that goes out behind the last byte. */
-  finish(last: (total: number) => Uint8Array): void {
-    this.last = last;
-    if (this.sendable) this.outbox.ready(this, 0);
-  }
-
-  /** True if it got higher. */
-  raise(limit: number): boolean {
-    const next = raise(this.limit, limit, this.offset);
-    if (next === this.limit) return false;
-    this.limit = next;
-    if (this.sendable) this.outbox.ready(this, 0);
-    return true;
-  }
-
-  /** Forgets what was not sent. */
-  drop(): void {
-    this.pieces.length = 0;
-    this.pending = 0;
-    this.release();
-  }
-
-  /** @internal For the outbox: the next message, at most `max` bytes of body. */
-  take(max: number): Uint8Array | undefined {
-    const piece = this.pieces[0];
-    if (piece === undefined) {
-      const { last } = this;
-      this.last = undefined;
-      return last?.(this.offset);
-    }
-    const size = Math.min(piece.bytes.length - piece.at, max, this.limit - this.offset);
-    if (size <= 0) return undefined;
-    const end = piece.at + size;
-    const whole = end === piece.bytes.length;
-    const flags = whole ? piece.flags : (piece.flags & ~Flag.LAST) | Flag.MORE;
-    const message = encodeMessage(
-      Type.DATA,
-      this.flags | flags,
-      this.call,
-      this.offset,
-      piece.bytes.subarray(piece.at, end),
-    );
-    piece.at = end;
-    this.offset += size;
-    this.pending -= size;
-    if (whole) this.pieces.shift();
-    if (this.pending === 0) this.release();
-    return message;
-  }
-
-  private release(): void {
-    this.wait?.resolve();
-    this.wait = undefined;
-  }
 }

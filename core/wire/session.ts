@@ -3,11 +3,12 @@ import { AimoError } from "../error.ts";
 import type { RequestFrame } from "../frame.ts";
 import type { Awaitable, OpenCall, Reply } from "../parts.ts";
 import type { Kernel } from "../pipeline.ts";
-import { answer, type Callee } from "./callee.ts";
+import { answer } from "./callee.ts";
 import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
+import type { Callee, Opener } from "./halves.ts";
 import { errorHead } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
-import { openOver, type Opener } from "./opener.ts";
+import { openOver } from "./opener.ts";
 
 /** What the wire needs of the node. */
 export interface WireKernel extends Kernel {
@@ -15,6 +16,8 @@ export interface WireKernel extends Kernel {
   readonly instance: Uint8Array;
   /** Room for request bodies that peers have half sent. */
   readonly bodies: { take(bytes: number): boolean; give(bytes: number): void };
+  /** Calls that have ended, until their peers have said that they have the answer. */
+  readonly kept: { add(callee: Callee): void; delete(callee: Callee): void };
   readonly open: OpenCall;
   admit(origin: Origin, scope: Scope): Awaitable<void>;
 }
@@ -25,6 +28,8 @@ export interface SessionEnds {
   onDrain(): void;
   /** The last call of the peer that ran here has been answered. */
   onIdle(): void;
+  /** No link and no call is left. */
+  onEmpty(): void;
 }
 
 /** All that this node shares with one instance of another: their links, and the calls that run over them. */
@@ -33,11 +38,17 @@ export interface Session {
   readonly links: ReadonlySet<AttachedLink>;
   /** Calls of the peer that run here. */
   readonly answering: number;
+  /** Those, and those that are kept until the peer has said that it has the answer. */
+  readonly open: number;
   /** The peer takes no new calls. */
   readonly draining: boolean;
   drain(): void;
   add(link: AttachedLink): void;
   remove(link: AttachedLink, error: AimoError | undefined): void;
+  /** A link is silent: its calls go on over another one, if there is one. */
+  suspect(link: AttachedLink): void;
+  /** The peer has started anew: what has no link is lost. */
+  end(): void;
   /** A message for a call. Throws INVALID_MESSAGE_FORMAT for what breaks the protocol. */
   message(link: AttachedLink, message: Message): void;
   /** The best link that is up, or none. */
@@ -56,6 +67,9 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
   const openers = new Map<number, Opener>();
   const callees = new Map<number, Callee>();
   const seen = createNumbers();
+  const unsent = new Set<number>(); // calls that nobody waits for, and that the peer has not been told of
+  let stopUnsent: (() => void) | undefined;
+  let running = 0;
   let next = 1;
   let draining = false;
 
@@ -68,19 +82,63 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       const word = refusal.data.detail ?? "busy";
       return link.outbox.control(encodeHead(Type.ERROR, 0, number, errorHead(refusal, word)));
     }
-    let over = false;
-    const callee = answer(link, message, kernel, () => {
-      over = true;
-      callees.delete(number);
-      if (callees.size === 0) ends.onIdle();
+    let state: "running" | "ended" | "over" = "running";
+    running++;
+    const ended = (): void => {
+      if (state !== "running") return;
+      state = "ended";
+      if (--running === 0) ends.onIdle();
+    };
+    const callee = answer(link, message, kernel, {
+      ended(self) {
+        ended();
+        kernel.kept.add(self);
+      },
+      forget(self, free) {
+        ended();
+        state = "over";
+        kernel.kept.delete(self);
+        callees.delete(number);
+        if (free) seen.free(number);
+        checkEmpty();
+      },
     });
-    if (!over) callees.set(number, callee);
+    if ((state as string) !== "over") callees.set(number, callee);
+  }
+
+  /** The opener goes on over another link. */
+  function resume(link: AttachedLink, message: Message): void {
+    const callee = callees.get(message.call);
+    if (callee?.resume(link, message)) return;
+    const error = new AimoError("STREAM_INTERRUPTED", "The call cannot be resumed.");
+    const word = seen.has(message.call) ? "call_expired" : "unknown_call";
+    link.outbox.control(encodeHead(Type.ERROR, 0, message.call, errorHead(error, word)));
+  }
+
+  function checkEmpty(): void {
+    if (links.size + openers.size + callees.size + unsent.size === 0) ends.onEmpty();
+  }
+
+  /** After `hold` the peer has given the call up by itself. */
+  function cancelLater(number: number): void {
+    unsent.add(number);
+    stopUnsent ??= kernel.runtime.setTimeout(kernel.settings.timeouts.hold, sent);
+  }
+
+  function sent(): void {
+    stopUnsent?.();
+    stopUnsent = undefined;
+    unsent.clear();
+    checkEmpty();
   }
 
   const session: Session = {
     peer,
     links,
     get answering() {
+      return running;
+    },
+    get open() {
       return callees.size;
     },
     get draining() {
@@ -90,11 +148,30 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       draining = true;
       ends.onDrain();
     },
-    add: (link) => void links.add(link),
+    add(link) {
+      links.add(link);
+      for (const number of unsent)
+        link.outbox.control(encodeHead(Type.CANCEL, Flag.OPENER, number, { reason: "lost" }));
+      sent();
+      for (const opener of [...openers.values()]) if (!links.has(opener.link)) opener.move(link, "");
+    },
     remove(link, error) {
       links.delete(link);
-      for (const opener of [...openers.values()]) if (opener.link === link) opener.linkClosed(error);
+      const why = error?.message ?? "the link closed";
+      const other = session.best();
+      for (const opener of [...openers.values()]) if (opener.link === link) opener.move(other, why);
       for (const callee of [...callees.values()]) if (callee.link === link) callee.linkClosed();
+      checkEmpty();
+    },
+    suspect(link) {
+      const other = session.best();
+      if (other === undefined || other === link) return;
+      for (const opener of [...openers.values()]) if (opener.link === link) opener.move(other, "the link is silent");
+    },
+    end() {
+      for (const opener of [...openers.values()]) opener.lose("it was started anew");
+      for (const callee of [...callees.values()]) callee.give();
+      sent();
     },
     message(link, message) {
       const { type, call: number, flags } = message;
@@ -103,11 +180,11 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
         throw malformed(`message ${type} from the wrong side of a call`);
       if (type === Type.REQUEST) return request(link, message);
       const known = fromOpener ? seen.has(number) : number > 0 && number < next;
-      if (type === Type.RESUME) return unknown(link, number, known);
+      if (type === Type.RESUME) return resume(link, message);
       if (!known) throw malformed(`message ${type} for a call that was never opened (${number})`);
       const call = fromOpener ? callees.get(number) : openers.get(number);
-      // A call is bound to the link that carried its REQUEST; one that is over takes nothing more.
-      if (call?.link === link) call.message(message);
+      // A call is bound to the link that carried its REQUEST or its last RESUME; without one it can still be cancelled.
+      if (call?.link === link || (call && type === Type.CANCEL && !links.has(call.link))) call.message(message);
     },
     best() {
       let found: AttachedLink | undefined;
@@ -121,7 +198,11 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (next > 0xffff_ffff)
         throw new AimoError("NETWORK_ERROR", "This link has no call numbers left; it must be made anew.");
       const number = next++;
-      const forget = (): void => void openers.delete(number);
+      const forget = (cancel = false): void => {
+        openers.delete(number);
+        if (cancel && links.size === 0) cancelLater(number);
+        checkEmpty();
+      };
       const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget });
       openers.set(number, opener);
       await opener.done;
@@ -134,22 +215,24 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
     return a.rank - b.rank || lower(a) - lower(b);
   }
 
-  /** Broken calls are not resumed yet: `resumeWait` is 0 on both sides. */
-  function unknown(link: AttachedLink, number: number, known: boolean): void {
-    const error = new AimoError("STREAM_INTERRUPTED", "The call cannot be resumed.");
-    link.outbox.control(encodeHead(Type.ERROR, 0, number, errorHead(error, known ? "call_expired" : "unknown_call")));
-  }
-
   return session;
 }
 
 /** Which numbers were used, in little memory: they come nearly in order. */
-function createNumbers(): { add(number: number): boolean; has(number: number): boolean } {
-  let below = 0; // all up to here
+function createNumbers(): {
+  add(number: number): boolean;
+  has(number: number): boolean;
+  /** It was never answered, and may come again. */
+  free(number: number): void;
+} {
+  let below = 0; // all up to here, but for the freed ones
   const above = new Set<number>();
+  const freed = new Set<number>();
   return {
-    has: (number) => number > 0 && (number <= below || above.has(number)),
+    has: (number) => number > 0 && !freed.has(number) && (number <= below || above.has(number)),
+    free: (number) => void freed.add(number),
     add(number) {
+      if (freed.delete(number)) return true;
       if (number <= below || above.has(number)) return false;
       above.add(number);
       while (above.delete(below + 1)) below++;

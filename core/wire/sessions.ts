@@ -36,7 +36,10 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
   function tick(due: number): void {
     const now = runtime.now();
     stopTick = runtime.setTimeout(TICK, () => tick(now + TICK));
-    for (const link of [...links]) link.tick(now - due > 1_000);
+    for (const link of [...links]) {
+      link.tick(now - due > 1_000);
+      if (link.suspect) link.session?.suspect(link);
+    }
     for (const [peer, { until }] of heard) if (until <= now) forget(peer);
     const moved = Math.abs(load() - told.load) >= LOAD_STEP;
     if (catalog.local() !== told.offers || moved || now - told.at >= TTL / 3) advertise();
@@ -77,17 +80,30 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
     catalog.withdraw(peer);
   }
 
+  /** Is there a link to it? Sessions may outlive their links for a while. */
+  function isHere(peer: string): boolean {
+    return [...(peers.get(peer)?.values() ?? [])].some((session) => session.links.size > 0);
+  }
+
+  function remove(peer: string, instance: string): void {
+    const instances = peers.get(peer);
+    instances?.delete(instance);
+    if (instances?.size === 0) peers.delete(peer);
+  }
+
   /** The newest instance that takes calls. */
   function sessionOf(peer: string): Session | undefined {
     const usable = [...(peers.get(peer)?.values() ?? [])].filter((session) => !session.draining);
-    return usable.findLast((session) => session.best() !== undefined) ?? usable.at(-1);
+    return (
+      usable.findLast((session) => session.best() !== undefined) ?? usable.findLast((session) => session.links.size > 0)
+    );
   }
 
   /** Why a peer's new call must be refused, if it must. */
   function refuse(peer: string): AimoError | undefined {
     const retryAfter = 1_000;
     if (closing) return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter, detail: "draining" });
-    const open = [...(peers.get(peer)?.values() ?? [])].reduce((sum, { answering }) => sum + answering, 0);
+    const open = [...(peers.get(peer)?.values() ?? [])].reduce((sum, session) => sum + session.open, 0);
     if (open < settings.limits.callsPerPeer) return undefined;
     return new AimoError(
       "OVERLOADED",
@@ -120,18 +136,21 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
       const { attached, events } = attach(link, peer, kernel, {
         hello(me, { instance }) {
           const key = Buffer.from(instance).toString("hex");
-          let instances = peers.get(peer);
-          const joined = instances === undefined;
-          if (instances === undefined) peers.set(peer, (instances = new Map()));
+          const joined = !isHere(peer);
+          const instances = peers.get(peer) ?? new Map<string, Session>();
+          peers.set(peer, instances);
           let session = instances.get(key);
           if (session === undefined) {
             session = createSession(peer, kernel, {
               refuse: () => refuse(peer),
               onDrain: () => void (sessionOf(peer) ?? forget(peer)),
               onIdle: () => answered?.(),
+              onEmpty: () => void (instances?.get(key) === session && remove(peer, key)),
             });
             instances.set(key, session);
           }
+          if (session.links.size === 0)
+            for (const old of [...instances.values()]) if (old !== session && old.links.size === 0) old.end();
           session.add(me);
           if (closing) me.outbox.control(drainMessage());
           else me.outbox.control(ownAdvert());
@@ -164,10 +183,7 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
           session.remove(me, error);
           hooks.tell("link:down", peer, link.via, error);
           if (session.links.size > 0) return;
-          const instances = peers.get(peer);
-          for (const [key, other] of instances ?? []) if (other === session) instances?.delete(key);
-          if (instances?.size) return;
-          peers.delete(peer);
+          if (isHere(peer)) return;
           forget(peer);
           hooks.tell("peer:leave", peer, error);
         },
@@ -176,10 +192,12 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
       return events;
     },
     get peers() {
-      return [...peers].map(([id, instances]) => ({
-        id,
-        links: [...instances.values()].flatMap((session) => [...session.links].map(({ via }) => via)),
-      }));
+      return [...peers]
+        .filter(([id]) => isHere(id))
+        .map(([id, instances]) => ({
+          id,
+          links: [...instances.values()].flatMap((session) => [...session.links].map(({ via }) => via)),
+        }));
     },
     async drain(ms) {
       closing = true;
@@ -197,6 +215,7 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
       closing = true;
       stopTick();
       for (const link of [...links]) link.bye("closing", "the node is shutting down");
+      for (const instances of [...peers.values()]) for (const session of [...instances.values()]) session.end();
     },
   };
 

@@ -59,6 +59,8 @@ const ENDPOINTS: Record<string, string> = { "openai.chat": "chat/completions", h
 const REFRESH = 30_000;
 const REFRESH_EMPTY = 2_000;
 const LIST_WITHIN = 3_000;
+/** What lies in the socket and in the answer, each, while the reader is behind. bytes */
+const HIGH_WATER = 16_384;
 /** Belong to one connection, or would say something about this node that is not so. */
 const DROPPED =
   /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
@@ -73,7 +75,8 @@ export function openai(options: OpenaiOptions): Plugin {
     headers,
   } = checkOptions("provider-openai", schema, options);
   const base = new URL(url.endsWith("/") ? url : `${url}/`);
-  const agent = base.protocol === "https:" ? new HttpsAgent({ keepAlive: true }) : new HttpAgent({ keepAlive: true });
+  const pool = { keepAlive: true, highWaterMark: HIGH_WATER };
+  const agent = base.protocol === "https:" ? new HttpsAgent(pool) : new HttpAgent(pool);
   const make = base.protocol === "https:" ? requestHttps : requestHttp;
   // Not `new URL(path, base)`: an endpoint that is an absolute URL would lead the key elsewhere, and it costs 4 us.
   const where = { agent, protocol: base.protocol, hostname: base.hostname.replace(/^\[|\]$/g, ""), port: base.port };

@@ -10,8 +10,9 @@ const PROTOCOL = "/aimo/link/1.0.0";
 const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
 /** One stream a connection is enough; some room for a peer that reconnects. */
 const STREAMS = { maxInboundStreams: 8, maxOutboundStreams: 8 } as const;
-/** ms until a stream that could not be opened is tried again. */
-const REOPEN = 500;
+/** ms until a stream that could not be opened is tried again, doubling; one that broke is opened again at once. */
+const REOPEN_FIRST = 250;
+const REOPEN_MAX = 3_000;
 /** ms that a closing stream gets to send what lies in it. */
 const LINGER = 1_000;
 
@@ -32,27 +33,27 @@ export function stream(): Plugin {
     links.add(link);
     void link.ended.then(() => links.delete(link));
     link.listen(accept(link.link), () => {
-      if (dialled && connection.status === "open") reopen(connection);
+      if (dialled) void open(connection);
     });
   }
 
-  async function open(connection: Connection): Promise<void> {
+  async function open(connection: Connection, delay = REOPEN_FIRST): Promise<void> {
     if (closing || connection.status !== "open") return;
     try {
       attach(connection, await connection.newStream(PROTOCOL, STREAMS), true);
     } catch (cause) {
       const detail = cause instanceof Error ? cause.message : String(cause);
       node.log("debug", "cannot open a stream yet", { peer: connection.remotePeer.toString(), detail });
-      if (connection.status === "open") reopen(connection);
+      if (connection.status === "open") reopen(connection, delay);
     }
   }
 
   const timers = new Set<() => void>();
-  function reopen(connection: Connection): void {
+  function reopen(connection: Connection, delay: number): void {
     if (closing) return;
-    const cancel = node.runtime.setTimeout(REOPEN, () => {
+    const cancel = node.runtime.setTimeout(delay, () => {
       timers.delete(cancel);
-      void open(connection);
+      void open(connection, Math.min(2 * delay, REOPEN_MAX));
     });
     timers.add(cancel);
   }

@@ -21,8 +21,17 @@ describe("defaults", () => {
       insecure: false,
       window: 262_144,
       drain: 10_000,
-      timeouts: { connect: 10_000, accept: 5_000, firstChunk: 120_000, gap: 60_000, total: 0, hook: 5_000 },
-      limits: { body: 4_194_304, bodies: 67_108_864, calls: 8_192, callsPerPeer: 2_048, attempts: 3 },
+      timeouts: {
+        connect: 10_000,
+        accept: 5_000,
+        firstChunk: 120_000,
+        gap: 60_000,
+        total: 0,
+        resume: 1_500,
+        hold: 30_000,
+        hook: 5_000,
+      },
+      limits: { body: 4_194_304, bodies: 67_108_864, kept: 67_108_864, calls: 8_192, callsPerPeer: 2_048, attempts: 3 },
     });
   });
 

@@ -1,7 +1,10 @@
 import { createConnection } from "node:net";
 import { expect, it } from "vitest";
+import { createNode } from "../../core/index.ts";
+import { openai } from "../../plugins/providers/index.ts";
+import { libp2p, stream } from "../../plugins/transports/index.ts";
 import { post, readStream, streaming } from "../kit/client.ts";
-import { listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
+import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
 import { chat, createUpstream, cut, event, events, hang } from "../kit/upstream.ts";
 
 const HELLO = event({ content: "Hello" });
@@ -80,16 +83,31 @@ it("a provider that is frozen in the middle of a stream is one error event, and 
   expect(readStream((await post(gateway.api, streaming()).got()).body)).toMatchObject({ content: "back", done: true });
 });
 
-it("a gateway that is killed stops the upstream", async () => {
-  const upstream = await createUpstream({ answer: hang([HELLO]) });
-  const { gateway } = await startPair(upstream.url);
-  const asked = post(gateway.api, streaming());
-  await asked.seen("Hello");
-  const exchange = await upstream.request(0);
-  const killed = performance.now();
-  gateway.kill("SIGKILL");
-  expect((await exchange.closed) - killed).toBeLessThan(2_000);
-  expect((await asked.got()).cut).toBe(true);
+it("a gateway that is killed stops the upstream after `timeouts.hold`, and at once when it is started anew", async () => {
+  for (const anew of [false, true]) {
+    const upstream = await createUpstream({ answer: hang([HELLO]) });
+    const folder = dataDir();
+    const args = ["--data-dir", folder];
+    const gateway = await startGateway(args);
+    const [listen] = (gateway.ready.listen[0] as string).split("/p2p/") as [string];
+    const provider = await createNode({
+      plugins: [libp2p({ join: [gateway.ready.listen[0] as string] }), stream(), openai({ url: upstream.url })],
+      timeouts: { hold: anew ? 30_000 : 500 },
+    });
+    await gateway.waitFor(({ event: name }) => name === "catalog:change");
+    const asked = post(gateway.api, streaming());
+    await asked.seen("Hello");
+    const exchange = await upstream.request(0);
+    const killed = performance.now();
+    gateway.kill("SIGKILL");
+    if (anew) {
+      await gateway.exit;
+      await startGateway([...args, "--listen", listen]);
+    }
+    expect((await exchange.closed) - killed).toBeLessThan(10_000);
+    expect((await asked.got()).cut).toBe(true);
+    await provider.close();
+  }
 });
 
 it("garbage on the peers' port ends neither the node nor its calls", async () => {

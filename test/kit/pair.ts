@@ -39,7 +39,9 @@ export async function wiredNode(
     transport: { listen: (take) => void (accept = take), close: () => undefined },
     hooks: { "node:error": (error) => void errors.push(error) },
   };
-  const node = await createNode({ drain: 0, ...config, plugins: [transport, ...plugins] }, runtime);
+  // What a broken link means by itself is seen without resume; tests of resume switch it on.
+  const timeouts = { resume: 0, ...config.timeouts };
+  const node = await createNode({ drain: 0, ...config, timeouts, plugins: [transport, ...plugins] }, runtime);
   // `close` waits for calls and plugins on the node's clock.
   onTestFinished(async () => {
     const closed = node.close();

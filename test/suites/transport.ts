@@ -5,6 +5,7 @@ import {
   type Handler,
   type Link,
   type LinkEvents,
+  type NodeConfig,
   type Plugin,
   type PluginList,
   type ReplyFrame,
@@ -136,10 +137,11 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
       await seen.promise;
     },
     "a peer that goes away in the middle of a stream is one retryable error": async () => {
-      await using pair = await link(make(), (_, reply, call) => {
+      const waits: Handler = (_, reply, call) => {
         reply.chunk("first");
         return new Promise((resolve) => call.signal.addEventListener("abort", () => resolve()));
-      });
+      };
+      await using pair = await link(make(), waits, undefined, { timeouts: { resume: 0 } });
       const { frames, outcome } = await ask(pair, undefined, {
         write: (frame) =>
           void (frame.messageType === "StreamChunk" && pair.links.right.forEach(({ link: end }) => end.close())),
@@ -198,15 +200,22 @@ function provider(handle: Handler): NonNullable<Plugin["provider"]> {
 }
 
 /** Both nodes, once each knows what the other offers. */
-async function link({ left, right }: TransportPair, answer: Handler, back?: Handler): Promise<Pair> {
+async function link(
+  { left, right }: TransportPair,
+  answer: Handler,
+  back?: Handler,
+  config: Partial<NodeConfig> = {},
+): Promise<Pair> {
   const links = { left: [] as Tap[], right: [] as Tap[] };
   const a = await createNode({
     plugins: [tapped(left(), links.left), back && { name: "provider-test", provider: provider(back) }],
     drain: 0,
+    ...config,
   });
   const b = await createNode({
     plugins: [tapped(right(a), links.right), { name: "provider-test", provider: provider(answer) }],
     drain: 0,
+    ...config,
   });
   await Promise.all([knows(a, b.id), back && knows(b, a.id), linked(b, a.id)]);
   return {

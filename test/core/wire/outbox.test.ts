@@ -3,7 +3,8 @@ import { describe, expect, test } from "vitest";
 import type { Link } from "../../../core/index.ts";
 import { MAX_CHUNK } from "../../../core/frame.ts";
 import { decodeMessage, encodeHead, encodeMessage, Flag, Type, type Message } from "../../../core/wire/codec.ts";
-import { createOutbox, OutgoingBody, type Outbox } from "../../../core/wire/outbox.ts";
+import { OutgoingBody } from "../../../core/wire/body.ts";
+import { createOutbox, type Outbox } from "../../../core/wire/outbox.ts";
 import { createVirtualRuntime, settle } from "../../kit/virtual-runtime.ts";
 
 interface Bench {

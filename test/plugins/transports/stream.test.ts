@@ -1,4 +1,8 @@
+import { expect, it } from "vitest";
+import { createNode } from "../../../core/index.ts";
+import { custom } from "../../../plugins/providers/index.ts";
 import { libp2p, stream } from "../../../plugins/transports/index.ts";
+import { chat, collect } from "../../suites/build.ts";
 import { testTransport } from "../../suites/transport.ts";
 
 const listen = ["/ip4/127.0.0.1/tcp/0"];
@@ -7,3 +11,39 @@ testTransport(() => ({
   left: () => [libp2p({ listen }), stream()],
   right: (left) => [libp2p({ join: [left.use("libp2p").addresses[0] as string] }), stream()],
 }));
+
+it.each(["stream", "connection"])(
+  "a %s that breaks in the middle of a reply, again and again, costs no byte and no second run",
+  async (what) => {
+    let runs = 0;
+    const gateway = await createNode({ plugins: [libp2p({ listen }), stream()], drain: 0 });
+    const { host, addresses } = gateway.use("libp2p");
+    const listed = new Promise<void>((resolve) => gateway.hook("catalog:change", () => resolve()));
+    const handle = custom({
+      models: ["m"],
+      async handle(_, reply) {
+        runs++;
+        for (let i = 0; i < 200; i++) {
+          await reply.chunk(`${i};`);
+          await new Promise((resolve) => setImmediate(resolve));
+          if (i % 20 !== 10) continue;
+          // Each time in the middle of what the other side has not got yet.
+          for (const connection of host.getConnections()) {
+            if (what === "connection") connection.abort(new Error("broken"));
+            else for (const each of connection.streams) each.abort(new Error("broken"));
+          }
+        }
+        reply.end();
+      },
+    });
+    const join = [addresses[0] as string];
+    const provider = await createNode({ plugins: [libp2p({ join }), stream(), handle], drain: 0 });
+    await listed;
+    const { outcome, text } = await collect(gateway, chat("m", { stream: true }));
+    expect(outcome.status).toBe("ok");
+    expect(text).toBe(Array.from({ length: 200 }, (_, i) => `${i};`).join(""));
+    expect(runs).toBe(1);
+    await provider.close();
+    await gateway.close();
+  },
+);
