@@ -102,6 +102,10 @@ export function openGate(init: GateInit): Gate {
       const message = `The provider ${provider} wrote more than ${MAX_CHUNK} bytes while it was asked to wait.`;
       return void fail(new AimoError("PLUGIN_FAILED", message, { plugin: provider }));
     }
+    if (sizeOf(frame) <= MAX_CHUNK) {
+      ended = isLast(frame);
+      return wait(accept(frame));
+    }
     let result: Wait;
     for (const piece of cut(frame)) {
       ended = isLast(piece);
