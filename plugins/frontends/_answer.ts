@@ -4,7 +4,8 @@ import type { Headers, ReplyFrame, ResponseFrame } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, Wait } from "../../core/parts.ts";
 import { idle } from "../../core/runtime.ts";
-import { sendError, type Exchange } from "./http.ts";
+import { sendError } from "./_exchange.ts";
+import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
 export interface Dialect {

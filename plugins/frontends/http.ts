@@ -6,10 +6,10 @@ import { z } from "zod";
 import type { Origin, Scope } from "../../core/call.ts";
 import { checkOptions, type StandardSchema } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
-import type { Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { decoded, LINGER, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
 
 export interface HttpOptions {
   /** Default 8000; 0 picks a free one. */
@@ -81,8 +81,6 @@ function never(): Promise<never> {
   return new Promise(() => undefined);
 }
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
-/** A client that is still sending when its body is refused gets this long to read the answer. ms */
-const LINGER = 1_000;
 const SWEEP = 20;
 /** Longer than the idle time of the usual proxies, so that they and not we close a kept connection. ms */
 const KEEP_ALIVE = 75_000;
@@ -257,50 +255,6 @@ async function fail(
   await refuse(node, res, error, render);
 }
 
-/** A client that is still sending gets a while to read why: the end of the answer resets the connection under it. */
-async function refuse(
-  node: AimoNode,
-  res: ServerResponse,
-  error: AimoError,
-  render?: (error: AimoError) => object,
-): Promise<void> {
-  const { req } = res;
-  const { "content-length": length = "0", "transfer-encoding": encoding } = req.headers;
-  if (req.complete || (length === "0" && encoding === undefined)) return sendError(res, error, render);
-  res.setHeader("connection", "close");
-  sendError(res, error, render, false);
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const stop = node.runtime.setTimeout(LINGER, resolve);
-  req.once("end", resolve).once("close", resolve).resume();
-  await promise;
-  stop();
-  res.end();
-}
-
-/** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
-export function sendError(
-  res: ServerResponse,
-  error: AimoError,
-  render: (error: AimoError) => object = toJSON,
-  end = true,
-): void {
-  if (error.data.retryAfter !== undefined)
-    res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
-  if (error.code === "UNAUTHORIZED") res.setHeader("www-authenticate", "Bearer");
-  send(res, error.status, render(error), end);
-}
-
-function send(res: ServerResponse, status: number, result: object | string, end = true): void {
-  const text = typeof result === "string";
-  const body = Buffer.from(text ? result : JSON.stringify(result));
-  res.writeHead(status, {
-    "content-type": text ? "text/plain; charset=utf-8" : "application/json",
-    "content-length": body.length,
-  });
-  if (end) res.end(body);
-  else res.write(body);
-}
-
 async function unknown(node: AimoNode, event: H3Event): Promise<symbol> {
   const { req, res } = nodeOf(event);
   await refuse(node, res, noRoute(req));
@@ -312,76 +266,7 @@ function noRoute(req: IncomingMessage): AimoError {
   return new AimoError("INVALID_MESSAGE_FORMAT", `There is no route ${req.method} ${path}.`, { status: 404 });
 }
 
-function toJSON(error: AimoError): object {
-  return error.toJSON();
-}
-
-function decoded(params: Record<string, string> = {}): Record<string, string> {
-  return Object.fromEntries(Object.entries(params).map(([name, value]) => [name, decode(value)]));
-}
-
-function decode(text: string): string {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text; // a percent sign of its own
-  }
-}
-
 /** h3 types the response as a union with HTTP/2, which this server does not speak. */
 function nodeOf(event: H3Event): { req: IncomingMessage; res: ServerResponse } {
   return event.runtime?.node as unknown as { req: IncomingMessage; res: ServerResponse };
-}
-
-function originOf(req: IncomingMessage): Origin {
-  const address = req.socket.remoteAddress;
-  return { kind: "client", via: "http", headers: req.headers as Headers, ...(address !== undefined && { address }) };
-}
-
-async function readBody(req: IncomingMessage, limit: number): Promise<Uint8Array> {
-  const encoding = req.headers["content-encoding"];
-  if (encoding !== undefined && encoding !== "identity")
-    throw new AimoError(
-      "UNSUPPORTED_CONTENT_TYPE",
-      `A body in content-encoding ${encoding} is not accepted; send it as it is.`,
-    );
-  const tooLarge = (): AimoError =>
-    new AimoError("PAYLOAD_TOO_LARGE", `The request's body is larger than ${limit} bytes (limits.body).`);
-  if (Number(req.headers["content-length"] ?? 0) > limit) throw tooLarge();
-  return new Promise((resolve, reject) => {
-    const pieces: Buffer[] = [];
-    let size = 0;
-    const done = (error?: AimoError): void => {
-      req.off("data", data).off("end", end).off("close", gone).off("error", gone);
-      if (error) reject(error);
-      else resolve(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces, size));
-    };
-    const data = (piece: Buffer): void => {
-      pieces.push(piece);
-      if ((size += piece.length) > limit) done(tooLarge());
-    };
-    const end = (): void => done();
-    const gone = (): void => done(new AimoError("CANCELLED", "The client left before its request was complete."));
-    req.on("data", data).on("end", end).on("close", gone).on("error", gone);
-  });
-}
-
-/** Throws INVALID_MESSAGE_FORMAT. */
-export function parse<T>(body: Uint8Array, shape: StandardSchema<T>): T {
-  let value: unknown;
-  try {
-    value = JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString());
-  } catch (cause) {
-    const why =
-      cause instanceof Error ? cause.message.replace(/, ".*" is not valid JSON$|"[^]*" is not valid JSON$/, "") : "";
-    throw new AimoError("INVALID_MESSAGE_FORMAT", `The body is not valid JSON${why ? `: ${why}` : ""}.`, { cause });
-  }
-  const result = shape["~standard"].validate(value) as {
-    value: T;
-    issues?: readonly { message: string; path?: readonly PropertyKey[] }[];
-  };
-  const issue = result.issues?.[0];
-  if (issue === undefined) return result.value;
-  const param = issue.path?.map(String).join(".") ?? "";
-  throw new AimoError("INVALID_MESSAGE_FORMAT", `${param || "The body"}: ${issue.message}.`, { param });
 }

@@ -6,7 +6,8 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
-import { parse, type Exchange } from "./http.ts";
+import { parse } from "./_exchange.ts";
+import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
   /** ms of silence after which a streaming client gets an SSE comment; 0 = never. Default 10,000. */

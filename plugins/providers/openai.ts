@@ -1,21 +1,12 @@
-import {
-  Agent as HttpAgent,
-  request as requestHttp,
-  type ClientRequest,
-  type IncomingMessage,
-  type RequestOptions,
-} from "node:http";
+import { Agent as HttpAgent, request as requestHttp, type ClientRequest, type RequestOptions } from "node:http";
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
 import { z } from "zod";
-import type { Call } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
-import { AimoError } from "../../core/error.ts";
-import type { Headers, ModelCard, RequestFrame, Usage } from "../../core/frame.ts";
+import type { Headers, ModelCard } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { Provider, Reply, Wait } from "../../core/parts.ts";
+import type { Provider } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { createEventSplitter, findUsage, readEvents, toUsage } from "./_events.ts";
-import { withModel } from "./_model.ts";
+import { ask, relay, type Send } from "./_relay.ts";
 
 export interface OpenaiOptions {
   /** Where the API's routes begin: `http://127.0.0.1:11434/v1`. */
@@ -53,18 +44,12 @@ const schema = z.strictObject({
 
 /** What the adapter answers: chat completions, and whatever else the API has, by `endpoint`. */
 const TYPES = ["openai.chat", "http"];
-/** Default routes. */
-const ENDPOINTS: Record<string, string> = { "openai.chat": "chat/completions", http: "chat/completions" };
 /** Between two looks at the upstream's model list; shorter while it is empty. ms */
 const REFRESH = 30_000;
 const REFRESH_EMPTY = 2_000;
 const LIST_WITHIN = 3_000;
 /** What lies in the socket and in the answer, each, while the reader is behind. bytes */
 const HIGH_WATER = 16_384;
-/** Belong to one connection, or would say something about this node that is not so. */
-const DROPPED =
-  /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
-
 /** Any OpenAI-compatible URL: Ollama, vLLM, llama.cpp, a hosted API. Bodies and events pass byte for byte. */
 export function openai(options: OpenaiOptions): Plugin {
   const {
@@ -133,205 +118,6 @@ export function openai(options: OpenaiOptions): Plugin {
 
 function toCard(model: string | ModelCard): ModelCard {
   return typeof model === "string" ? { id: model, types: TYPES } : { ...model, types: model.types ?? TYPES };
-}
-
-/** Only below the provider's own URL, whoever asks: no scheme, no host, no way up. Throws INVALID_MESSAGE_FORMAT. */
-function below(endpoint: string): string {
-  const path = endpoint.replace(/^\/+/, "");
-  const [route = ""] = path.split("?");
-  const legal = /^[\w.~!$&'()*+,;=:@%/?-]*$/.test(path);
-  if (legal && !/(^|\/)(\.|%2e){1,2}(\/|$)/i.test(route)) return path;
-  const message = "endpoint must be a path below the provider's URL.";
-  throw new AimoError("INVALID_MESSAGE_FORMAT", message, { param: "endpoint" });
-}
-
-type Send = (path: string, init: RequestOptions) => ClientRequest;
-
-/** One request, one reply. Resolves when the reply has ended; throws when the upstream could not be asked. */
-async function relay(request: RequestFrame, reply: Reply, call: Call, send: Send, limit: number): Promise<void> {
-  const { type, endpoint = ENDPOINTS[type], method = "POST", contentType, model } = request;
-  if (endpoint === undefined)
-    throw new AimoError("INVALID_MESSAGE_FORMAT", `This provider has no route for requests of type ${type}.`);
-  const json = /\bjson\b/i.test(contentType);
-  const body = json && model !== undefined ? withModel(request.body, model) : request.body;
-  const headers = { ...request.headers, "content-type": contentType, "content-length": body.length };
-  const path = below(endpoint);
-  const response = await ask(() => send(path, { method, headers }), body, call.signal);
-  const kind = response.headers["content-type"] ?? "";
-  const encoded = response.headers["content-encoding"] !== undefined;
-  if (type === "openai.chat" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
-    response.destroy();
-    throw new AimoError("UPSTREAM_FAILED", "The provider's upstream answered with a web page; is its URL right?");
-  }
-  return /^text\/event-stream\b/i.test(kind) && !encoded
-    ? streamEvents(response, reply, call)
-    : collect(response, reply, call, limit);
-}
-
-/** A kept connection that the upstream closed meanwhile is no failure: the request is sent once more. */
-async function ask(
-  make: () => ClientRequest,
-  body: Uint8Array,
-  signal: AbortSignal,
-  again = true,
-): Promise<IncomingMessage> {
-  signal.throwIfAborted();
-  const request = make();
-  const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
-  const abort = (): void => void request.destroy();
-  signal.addEventListener("abort", abort, { once: true });
-  // `close` also comes after a whole answer: from then on there is nothing to abort.
-  request.once("close", () => signal.removeEventListener("abort", abort));
-  request.on("response", resolve);
-  request.on("error", reject);
-  request.end(body);
-  try {
-    return await promise;
-  } catch (cause) {
-    const { code = "", message } = cause as NodeJS.ErrnoException;
-    if (again && request.reusedSocket && (code === "ECONNRESET" || code === "EPIPE") && !signal.aborted)
-      return ask(make, body, signal, false);
-    throw new AimoError("UPSTREAM_FAILED", "The provider's upstream cannot be reached.", {
-      cause,
-      detail: code || message,
-    });
-  }
-}
-
-function headOf(response: IncomingMessage): { status: number; headers: Headers; contentType: string } {
-  const headers: Headers = {};
-  for (const [name, value] of Object.entries(response.headers))
-    if (value !== undefined && !DROPPED.test(name)) headers[name] = String(value);
-  return {
-    status: response.statusCode ?? 502,
-    headers,
-    contentType: response.headers["content-type"] ?? "application/octet-stream",
-  };
-}
-
-/** Whole events, as they come. */
-function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Promise<void> {
-  const splitter = createEventSplitter();
-  let preamble = true;
-  let usage: Usage | undefined;
-  let last: Buffer = Buffer.alloc(0);
-  reply.head(headOf(response));
-  return pump(response, call, {
-    data(piece) {
-      const next = splitter.push(piece);
-      if (next === undefined) return undefined;
-      const { bytes, partial } = next;
-      last = bytes;
-      if (preamble) {
-        const { substance, error } = readEvents(bytes);
-        if (error) throw upstreamError(error);
-        preamble = !substance && !partial;
-      }
-      usage = findUsage(bytes) ?? usage;
-      return reply.chunk(bytes, { preamble, partial });
-    },
-    end() {
-      const rest = splitter.rest();
-      const sized =
-        response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
-      // Without a length the end of the connection is all there is: only [DONE] tells an end from a death.
-      if (!sized && !last.includes("[DONE]") && !rest.includes("[DONE]")) throw cut();
-      reply.end({ ...(rest.length > 0 && { body: rest }), ...(usage && { usage }) });
-    },
-  });
-}
-
-/** In one piece up to `limit`, so that it can still be judged as a whole; beyond it, piece by piece. */
-function collect(response: IncomingMessage, reply: Reply, call: Call, limit: number): Promise<void> {
-  const head = headOf(response);
-  const pieces: Buffer[] = [];
-  let size = 0;
-  let streaming = Number(response.headers["content-length"] ?? 0) > limit;
-  if (streaming) reply.head(head);
-  return pump(response, call, {
-    data(piece) {
-      if (streaming) return reply.chunk(piece);
-      pieces.push(piece);
-      size += piece.length;
-      if (size <= limit) return undefined;
-      streaming = true;
-      reply.head(head);
-      return reply.chunk(Buffer.concat(pieces.splice(0), size));
-    },
-    end() {
-      if (streaming) return void reply.end();
-      const body = Buffer.concat(pieces, size);
-      const usage = /\bjson\b/i.test(head.contentType) ? usageOf(body) : undefined;
-      reply.send(body, { ...head, ...(usage && { usage }) });
-    },
-  });
-}
-
-function usageOf(body: Buffer): Usage | undefined {
-  try {
-    return toUsage(JSON.parse(body.toString()));
-  } catch {
-    return undefined;
-  }
-}
-
-/** From the socket's data event to the reply in one call stack; the socket pauses while the reader is behind. */
-function pump(
-  response: IncomingMessage,
-  call: Call,
-  { data, end }: { data(piece: Buffer): Wait; end(): void },
-): Promise<void> {
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  let failed = false; // the parser may still have an end in store
-  const fail = (error: unknown): void => {
-    failed = true;
-    reject(error);
-    response.destroy();
-  };
-  response.on("data", (piece: Buffer) => {
-    if (failed) return;
-    try {
-      const wait = data(piece);
-      if (wait === undefined) return;
-      response.pause();
-      void wait.then(() => response.resume());
-    } catch (error) {
-      fail(error);
-    }
-  });
-  response.on("end", () => {
-    if (failed) return;
-    try {
-      end();
-      resolve();
-    } catch (error) {
-      fail(error);
-    }
-  });
-  response.on("error", () => reject(cut()));
-  response.on("close", () => (response.complete ? undefined : reject(cut())));
-  if (call.signal.aborted) response.destroy();
-  return promise;
-}
-
-function cut(): AimoError {
-  return new AimoError("STREAM_INTERRUPTED", "The provider's upstream broke off before the answer was complete.");
-}
-
-/** An error event in place of an answer. */
-function upstreamError({
-  message = "The provider's upstream failed.",
-  code,
-}: {
-  message?: string;
-  code?: unknown;
-}): AimoError {
-  const status = typeof code === "number" && code >= 400 && code <= 599 ? code : undefined;
-  const retryable = status === undefined || status === 408 || status === 429 || status >= 500;
-  return new AimoError("UPSTREAM_FAILED", String(message).slice(0, 1_000), {
-    retryable,
-    ...(status !== undefined && { status }),
-  });
 }
 
 /** The names in the upstream's own list. */
