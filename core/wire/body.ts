@@ -117,6 +117,8 @@ export class OutgoingBody {
     const bytes = piece.bytes.subarray(piece.at, end);
     const message = encodeMessage(Type.DATA, flags, this.call, this.offset, bytes);
     this.retained?.add(bytes, flags & OF_BYTES);
+    // A peer that grants more than we keep cannot make us keep more.
+    this.retained?.trim(this.offset + size - this.keep);
     piece.at = end;
     this.offset += size;
     this.pending -= size;

@@ -6,7 +6,7 @@ import { idle, type Idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { raise } from "./credit.ts";
 import type { Callee, CalleeEnds } from "./halves.ts";
-import { ACCEPTED, decodeHead, errorHead } from "./heads.ts";
+import { ACCEPTED, decodeHead, errorHead, type Head } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./body.ts";
 import { createRequestBody, type RequestBody } from "./request-body.ts";
@@ -18,16 +18,22 @@ const ALIVE_EVERY = 5_000;
 const STALLED = 60_000;
 
 /** Answers a REQUEST. */
-export function answer(first: AttachedLink, request: Message, kernel: WireKernel, ends: CalleeEnds): Callee {
+export function answer(
+  first: AttachedLink,
+  request: Message,
+  head: Head<typeof Type.REQUEST>,
+  kernel: WireKernel,
+  ends: CalleeEnds,
+): Callee {
   const { runtime, settings, bodies } = kernel;
   const { limits, timeouts } = settings;
   let link = first;
   let { outbox } = first;
   const number = request.call;
-  const head = decodeHead(Type.REQUEST, request.body);
   const controller = new AbortController();
   const window = raise(0, request.offset, 0);
-  const download = new OutgoingBody(outbox, number, 0, window, head.holdMs > 0 ? window : 0);
+  const keep = head.holdMs > 0 ? Math.min(window, settings.window) : 0;
+  const download = new OutgoingBody(outbox, number, 0, window, keep);
   const hold = Math.min(timeouts.hold, head.holdMs);
   let state: "reading" | "running" | "ended" = "reading";
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
@@ -91,7 +97,7 @@ export function answer(first: AttachedLink, request: Message, kernel: WireKernel
   }
   outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
-  if ((request.flags & Flag.LAST) !== 0) run(upload.join());
+  if ((request.flags & Flag.LAST) !== 0) take(() => true);
 
   function alive(offset: number): void {
     if (download.offset === offset) outbox.control(encodeHead(Type.ALIVE, 0, number, { state: "working" }));
@@ -101,9 +107,15 @@ export function answer(first: AttachedLink, request: Message, kernel: WireKernel
 
   function data(message: Message): void {
     if (refused) return;
-    if (state !== "reading" || upload === undefined) throw malformed("DATA behind the end of a request");
+    if (state !== "reading") throw malformed("DATA behind the end of a request");
+    take((body) => body.add(message));
+  }
+
+  /** More of the request's body; the call runs when that was the last of it. */
+  function take(more: (body: RequestBody) => boolean): void {
+    if (upload === undefined) return;
     try {
-      if (upload.add(message)) run(upload.join());
+      if (more(upload)) run(upload.join());
     } catch (error) {
       refuse(error);
     }
@@ -112,8 +124,9 @@ export function answer(first: AttachedLink, request: Message, kernel: WireKernel
   /** What broke the protocol ends the link; anything else this call. */
   function refuse(cause: unknown): void {
     const error = AimoError.from(cause);
-    if (error.code === "INVALID_MESSAGE_FORMAT") throw error;
-    fail(error, error.data.detail);
+    if (error.code !== "INVALID_MESSAGE_FORMAT") return fail(error, error.data.detail);
+    give(error); // the link may go before the session knows of this call
+    throw error;
   }
 
   function run(body: Uint8Array): void {
@@ -128,31 +141,15 @@ export function answer(first: AttachedLink, request: Message, kernel: WireKernel
   async function open(body: Uint8Array): Promise<Outcome> {
     const origin: Origin = { kind: "peer", via: link.via, peer: link.peer, headers: {} };
     await kernel.admit(origin, "call");
-    const {
-      id: requestId,
-      target,
-      model,
-      type,
-      endpoint,
-      method,
-      contentType,
-      headers,
-      stream,
-      path,
-      firstChunkMs,
-      gapMs,
-    } = head;
+    const { id: requestId, target, model, endpoint, path, firstChunkMs: firstChunk, gapMs: gap } = head;
+    const { type, method, contentType, headers, stream } = head;
     const optional = {
       ...(target !== undefined && { providerId: target }),
       ...(model !== undefined && { model }),
       ...(endpoint !== undefined && { endpoint }),
     };
     const asked = { requestId, type, contentType, body, method, headers, stream, hops: path.length + 1, ...optional };
-    return kernel.open(
-      asked,
-      { write },
-      { origin, signal: controller.signal, timeouts: { firstChunk: firstChunkMs, gap: gapMs } },
-    );
+    return kernel.open(asked, { write }, { origin, signal: controller.signal, timeouts: { firstChunk, gap } });
   }
 
   function write(frame: ReplyFrame): Wait {

@@ -32,7 +32,7 @@ export function openOver({ link: first, number, target, request, reply, call, ke
   const { promise: done, resolve } = Promise.withResolvers<void>();
   const grant = createGrant(window);
   const incoming = createIncoming(request, peer, window, limits.body);
-  let upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
+  let upload!: OutgoingBody; // made with each REQUEST
   const inbox = createInbox(reply, { taken, behind: (is) => (is ? progress.hold() : progress.release()) });
   let state: "sent" | "open" | "detached" | "resuming" | "cancelled" | "over" = "sent";
   let stopKeeping: (() => void) | undefined;

@@ -6,7 +6,7 @@ import type { Kernel } from "../pipeline.ts";
 import { answer } from "./callee.ts";
 import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
 import type { Callee, Opener } from "./halves.ts";
-import { errorHead } from "./heads.ts";
+import { decodeHead, errorHead } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
 import { openOver } from "./opener.ts";
 
@@ -76,6 +76,7 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
   function request(link: AttachedLink, message: Message): void {
     const number = message.call;
     if (number === 0) throw malformed("a call without a number");
+    const head = decodeHead(Type.REQUEST, message.body);
     if (!seen.add(number)) return; // the same number again is the same call
     const refusal = ends.refuse();
     if (refusal) {
@@ -89,7 +90,7 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       state = "ended";
       if (--running === 0) ends.onIdle();
     };
-    const callee = answer(link, message, kernel, {
+    const callee = answer(link, message, head, kernel, {
       ended(self) {
         ended();
         kernel.kept.add(self);

@@ -71,16 +71,15 @@ const schema = z.strictObject({
   host: z.string().min(1).default("127.0.0.1"),
 });
 
-/** Tells h3 that the answer is written already. */
-const HANDLED = Symbol.for("h3.handled");
 /**
- * Handlers write to the Node response, so h3 has nothing to do with it any more: with `HANDLED` it would end it once
- * more, which cuts what is still written and costs an error object with its stack for each call.
+ * Handlers write to the Node response, so h3 has nothing to do with it any more: even with its own mark for that
+ * (`h3.handled`) it would end it once more, which makes a cut answer look whole and costs an error object for each call.
  */
 function never(): Promise<never> {
   return new Promise(() => undefined);
 }
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
+/** How often a closing server looks for connections that have become idle. ms */
 const SWEEP = 20;
 /** Longer than the idle time of the usual proxies, so that they and not we close a kept connection. ms */
 const KEEP_ALIVE = 75_000;
@@ -255,10 +254,10 @@ async function fail(
   await refuse(node, res, error, render);
 }
 
-async function unknown(node: AimoNode, event: H3Event): Promise<symbol> {
+async function unknown(node: AimoNode, event: H3Event): Promise<never> {
   const { req, res } = nodeOf(event);
   await refuse(node, res, noRoute(req));
-  return HANDLED;
+  return never();
 }
 
 function noRoute(req: IncomingMessage): AimoError {

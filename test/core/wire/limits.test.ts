@@ -229,6 +229,18 @@ describe("numbers of calls", () => {
   });
 });
 
+test.each([
+  ["whose head is wrong", ask(1, { stream: "yes", flags: Flag.LAST })],
+  ["that ends before the length it names", ask(1, { bodyLength: 5, flags: Flag.LAST })],
+])("a REQUEST %s closes the link and leaves no timer and no call", async (_, message) => {
+  const scene = await hostile();
+  const before = scene.node.runtime.pending;
+  scene.peer.send(message);
+  await expectBroken(scene, /./);
+  expect(scene.node.runtime.pending).toBeLessThanOrEqual(before);
+  expect([...scene.node.node.peers]).toEqual([]);
+});
+
 describe("a request's body", () => {
   test.each([
     [
