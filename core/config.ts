@@ -12,6 +12,8 @@ export interface NodeConfig {
   dataDir?: string;
   /** Allow a frontend beyond loopback without a plugin that provides `auth`. Default false. */
   insecure?: boolean;
+  /** Pass on adverts and calls between peers that have no link to each other. Default false. */
+  relay?: boolean;
   /** Reply bytes a provider may send ahead of the client, per call. Default 262,144. */
   window?: number;
   /** How long `close` waits for running calls. Default 10,000. */
@@ -31,6 +33,8 @@ export interface NodeConfig {
     resume?: number;
     /** How long a call goes on for a node that is out of reach. Default 30,000. */
     hold?: number;
+    /** How long a client may take nothing of what waits for it. Default 60,000. */
+    write?: number;
     /** For an asynchronous hook. Default 5,000. */
     hook?: number;
   };
@@ -70,6 +74,7 @@ const schema = z.strictObject({
   disable: z.array(z.string()).default([]),
   dataDir: z.string().min(1).optional(),
   insecure: z.boolean().default(false),
+  relay: z.boolean().default(false),
   window: bytes
     .min(16_384)
     .max(16 * 1_048_576)
@@ -84,6 +89,7 @@ const schema = z.strictObject({
       total: z.number().int().nonnegative().default(0),
       resume: z.number().int().nonnegative().default(1_500),
       hold: z.number().int().nonnegative().default(30_000),
+      write: ms.default(60_000),
       hook: ms.default(5_000),
     })
     .prefault({}),

@@ -14,6 +14,7 @@ const TABLE = {
   REQUEST_TIMEOUT: { status: 504, retryable: true, type: "timeout_error" },
   PROVIDER_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
   MODEL_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  CALL_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
   NO_PROVIDER: { status: 503, retryable: true, type: "server_error" },
   INVALID_MESSAGE_FORMAT: { status: 400, retryable: false, type: "invalid_request_error" },
   NETWORK_ERROR: { status: 502, retryable: true, type: "server_error" },

@@ -34,6 +34,8 @@ export interface RequestFrame {
   body: Uint8Array;
   /** Nodes passed so far; 0 on the node the client talks to. */
   hops: number;
+  /** Peer ids of the relays it came through, in order. */
+  readonly path?: readonly string[];
 }
 
 /** A whole answer (`streamDone: true`), or the head of a stream (`body` empty). */
@@ -70,6 +72,8 @@ export interface ErrorFrame {
   readonly code: ErrorCode;
   readonly message: string;
   readonly data: ErrorData;
+  /** For what came before it. */
+  readonly receipt?: Receipt;
 }
 
 /** What a node says of itself, as plugins see it; on the wire it is an advert. */

@@ -1,6 +1,6 @@
 import type { Call, Origin, Outcome, Scope } from "./call.ts";
 import { AimoError } from "./error.ts";
-import type { ErrorFrame, HeartbeatFrame, RequestFrame, ResponseFrame, StreamChunkFrame } from "./frame.ts";
+import type { ErrorFrame, HeartbeatFrame, Receipt, RequestFrame, ResponseFrame, StreamChunkFrame } from "./frame.ts";
 import type { AimoNode } from "./node.ts";
 import type { Awaitable, Target } from "./parts.ts";
 import { suggest } from "./suggest.ts";
@@ -23,6 +23,8 @@ export interface NodeHooks {
   "call:route": (call: Call, order: readonly Target[]) => Awaitable<void>;
   /** A throw skips this target. */
   "call:attempt": (call: Call, target: Target) => Awaitable<void>;
+  /** Each receipt that a call got: of attempts that failed too, and, after its end, of a reply that was cancelled. */
+  "call:receipt": (receipt: Receipt, call: Call) => void;
   /** Exactly once for every call whose `call:start` began. */
   "call:end": (call: Call, outcome: Outcome) => void;
   /** May change the frame. */
@@ -55,6 +57,7 @@ const NAMES = [
   "call:start",
   "call:route",
   "call:attempt",
+  "call:receipt",
   "call:end",
   "frame:request",
   "frame:response",

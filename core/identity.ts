@@ -3,6 +3,7 @@ import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { base58btc } from "multiformats/bases/base58";
 import { AimoError } from "./error.ts";
+import { systemRuntime, type Runtime } from "./runtime.ts";
 
 /** Who a node is: one Ed25519 key. Its id is the libp2p peer id of that key. */
 export interface Identity {
@@ -23,9 +24,15 @@ const KEYS_KEPT = 1_024;
 /** The key file in a data dir. */
 export const KEY_FILE = "node.key";
 
+/** PKCS #8 of an Ed25519 key, up to its 32 bytes. */
+const PKCS8_PREFIX = Buffer.from("302e020100300506032b657004220420", "hex");
+
 /** Reads the key from `dataDir`, making it (mode 0600) when there is none; without a `dataDir` it lives in memory only. */
-export function openIdentity(dataDir?: string): Identity {
-  if (dataDir === undefined) return fromKey(generateKeyPairSync("ed25519").privateKey);
+export function openIdentity(dataDir?: string, runtime: Pick<Runtime, "randomBytes"> = systemRuntime): Identity {
+  if (dataDir === undefined) {
+    const key = Buffer.concat([PKCS8_PREFIX, runtime.randomBytes(32)]);
+    return fromKey(createPrivateKey({ key, format: "der", type: "pkcs8" }));
+  }
   const file = join(dataDir, KEY_FILE);
   let pem: string;
   try {

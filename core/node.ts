@@ -53,7 +53,7 @@ const CLOSE_LIMIT = 5_000;
 export async function createNode(config: NodeConfig, runtime: Runtime = systemRuntime): Promise<AimoNode> {
   const settings = resolveConfig(config);
   const plugins = loadPlugins(settings.plugins, settings.disable);
-  const identity = openIdentity(settings.dataDir);
+  const identity = openIdentity(settings.dataDir, runtime);
   const services = new Map<ServiceName, unknown>();
   const hooks = createHooks(runtime, settings.timeouts.hook, (error, plugin) => logError(error, plugin));
   const catalog = createCatalog(identity.peerId, runtime, hooks);
@@ -183,7 +183,8 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
       ready.push(plugin);
       await start(plugin, "setup", () => plugin.setup?.(faceFor(plugin)));
     }
-    for (const plugin of plugins) await start(plugin, "listen", () => plugin.transport?.listen(sessions.accept));
+    for (const plugin of plugins)
+      await start(plugin, "listen", () => plugin.transport?.listen(sessions.accept, sessions.heard));
     for (const plugin of plugins) await start(plugin, "listen", () => plugin.frontend?.listen());
   } catch (error) {
     await node.close();

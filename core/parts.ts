@@ -86,7 +86,16 @@ export type NewRequest = Pick<RequestFrame, "type" | "contentType" | "body"> &
   Partial<
     Pick<
       RequestFrame,
-      "requestId" | "providerId" | "model" | "fallbacks" | "endpoint" | "method" | "stream" | "headers" | "hops"
+      | "requestId"
+      | "providerId"
+      | "model"
+      | "fallbacks"
+      | "endpoint"
+      | "method"
+      | "stream"
+      | "headers"
+      | "hops"
+      | "path"
     >
   >;
 
@@ -94,6 +103,8 @@ export interface OpenFrom {
   readonly origin: Origin;
   /** The client leaves. */
   readonly signal: AbortSignal;
+  /** Ids of targets that are not to be tried. */
+  readonly without?: readonly string[];
   /** ms; shorter than the node's own, when the node that asks is in a hurry. */
   readonly timeouts?: { readonly firstChunk: number; readonly gap: number };
 }
@@ -129,8 +140,10 @@ export interface LinkCaps {
 
 /** A way to one peer. Carries messages, knows nothing of calls. */
 export interface Link {
-  /** Peer id; only if `caps.private`. */
+  /** Peer id: proven if `caps.private`, else whom the link is meant for; absent where that is not known yet. */
   readonly peer?: string;
+  /** Where answers go, on a transport without connections (a topic): signed in the handshake of a link that is not private. */
+  readonly replyTo?: string;
   /** The transport's short name: `stream`, `memory`, … */
   readonly via: string;
   /** 0 is best. */
@@ -151,13 +164,17 @@ export interface LinkEvents {
   closed(error?: AimoError): void;
 }
 
-/** Makes links; calls, order, credit and cancel are the core's. */
+/**
+ * Makes links; calls, order, credit and cancel are the core's. What a link lacks by its `caps` the core adds: links that
+ * are not private are sealed end to end, those that are not ordered or reliable are repaired.
+ */
 export interface Transport {
-  listen(accept: (link: Link) => LinkEvents): Awaitable<void>;
-  /** Makes a link to a peer on demand. */
+  /** `heard` takes what another node broadcast; it never throws. */
+  listen(accept: (link: Link) => LinkEvents, heard: (message: Uint8Array) => void): Awaitable<void>;
+  /** Makes a link to a peer on demand: `accept` has been called when it resolves. Rejects when the peer cannot be reached. */
   reach?(peer: string, signal: AbortSignal): Awaitable<void>;
-  /** To all at once, for adverts. */
-  broadcast?(message: Uint8Array): Wait;
+  /** To all at once, for adverts. Must not throw. */
+  broadcast?(message: Uint8Array): void;
   close(): Awaitable<void>;
 }
 

@@ -1,5 +1,5 @@
 import { AttemptCall } from "./attempt-call.ts";
-import type { Call, Origin, Outcome } from "./call.ts";
+import type { Call, Outcome } from "./call.ts";
 import type { Catalog } from "./catalog.ts";
 import type { Settings } from "./config.ts";
 import { AimoError, toFrame, whereOf } from "./error.ts";
@@ -7,7 +7,8 @@ import type { RequestFrame } from "./frame.ts";
 import { openGate, type Verdict } from "./gate.ts";
 import type { Identity } from "./identity.ts";
 import type { Hooks, Listeners } from "./listeners.ts";
-import type { LiveAttempt, Mutable, NewRequest, OpenCall, Sink, Target } from "./parts.ts";
+import type { LiveAttempt, OpenCall, Sink, Target } from "./parts.ts";
+import { counting, createCall, createRequest, type LiveCall } from "./live-call.ts";
 import { order, take, type NamedRouter } from "./route.ts";
 import type { Runtime } from "./runtime.ts";
 import { learn } from "./stats.ts";
@@ -32,12 +33,12 @@ export interface Pipeline {
   drain(ms: number): Promise<void>;
 }
 
-type LiveCall = Mutable<Call> & { readonly attempts: LiveAttempt[] };
 interface Run {
   readonly request: RequestFrame;
   readonly call: LiveCall;
   readonly sink: Sink;
   readonly listeners: Listeners;
+  readonly without: readonly string[];
   readonly timeouts: { readonly firstChunk: number; readonly gap: number };
 }
 
@@ -50,12 +51,19 @@ export function createPipeline(kernel: Kernel): Pipeline {
   const calls = new Map<LiveCall, AbortController>();
   let drained: (() => void) | undefined;
 
-  const open: OpenCall = async (newRequest, sink, { origin, signal, timeouts: asked }) => {
+  const open: OpenCall = async (newRequest, sink, { origin, signal, without = [], timeouts: asked }) => {
     const listeners = hooks.current();
     const controller = new AbortController();
     const request = createRequest(newRequest, identity.peerId, runtime);
     const call = createCall(request, origin, controller.signal, timeouts.total);
-    const run: Run = { request, call, sink: counting(sink, call), listeners, timeouts: shorter(timeouts, asked) };
+    const run: Run = {
+      request,
+      call,
+      sink: counting(sink, call),
+      listeners,
+      without,
+      timeouts: shorter(timeouts, asked),
+    };
     const leave = (): void => controller.abort(signal.reason);
     const stopDeadline =
       call.deadline && runtime.setTimeout(timeouts.total, () => controller.abort(overdue(timeouts.total)));
@@ -99,11 +107,12 @@ export function createPipeline(kernel: Kernel): Pipeline {
 
   /** One target after the other, until something of substance has passed. */
   async function serve(run: Run): Promise<Verdict> {
-    const { request, call, listeners } = run;
+    const { request, call, listeners, without } = run;
     await listeners.guard("call:start", call, request);
     await listeners.guard("frame:request", request, call);
     if (call.signal.aborted) return { error: cancelled(call.signal.reason), next: false };
-    let targets: Iterator<Target, void, undefined> = order(routers, catalog.find(request, call.origin), request, call);
+    const candidates = catalog.find(request, call.origin).filter(({ id }) => !without.includes(id));
+    let targets: Iterator<Target, void, undefined> = order(routers, candidates, request, call);
     if (listeners.has("call:route")) {
       const all = [...(targets as Generator<Target>)];
       targets = all.values() as Iterator<Target, void, undefined>;
@@ -212,34 +221,6 @@ async function handle(
       }),
     );
   }
-}
-
-function createRequest(init: NewRequest, senderId: string, runtime: Runtime): RequestFrame {
-  const requestId = init.requestId ?? Buffer.from(runtime.randomBytes(16)).toString("hex");
-  const timestamp = Math.round(runtime.now());
-  return { stream: false, headers: {}, hops: 0, ...init, messageType: "Request", requestId, senderId, timestamp };
-}
-
-function createCall(
-  { requestId: id, timestamp }: RequestFrame,
-  origin: Origin,
-  signal: AbortSignal,
-  total: number,
-): LiveCall {
-  const deadline = total > 0 ? { deadline: timestamp + total } : {};
-  return { id, origin, startedAt: timestamp, signal, attempts: [], chunks: 0, bytes: 0, headers: {}, ...deadline };
-}
-
-/** Numbers the chunks and counts them; the head gets what plugins put into `call.headers`. */
-function counting(sink: Sink, call: LiveCall): Sink {
-  return {
-    write(frame) {
-      if (frame.messageType === "StreamChunk") (frame as Mutable<typeof frame>).chunkIndex = call.chunks++;
-      else if (frame.messageType === "Response") Object.assign(frame.headers, call.headers);
-      if (frame.messageType !== "Error") call.bytes += frame.body.length;
-      return sink.write(frame);
-    },
-  };
 }
 
 function shorter(own: Run["timeouts"], asked: Run["timeouts"] = own): Run["timeouts"] {

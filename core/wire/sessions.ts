@@ -14,6 +14,8 @@ const LOAD_STEP = 0.1;
 export interface Sessions {
   /** What transports call with each link they made. */
   accept(link: Link): LinkEvents;
+  /** What transports call with each message that another node broadcast. */
+  heard(message: Uint8Array): void;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
@@ -191,6 +193,7 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
       links.add(attached);
       return events;
     },
+    heard: () => undefined,
     get peers() {
       return [...peers]
         .filter(([id]) => isHere(id))

@@ -19,6 +19,7 @@ describe("defaults", () => {
       disable: [],
       dataDir: undefined,
       insecure: false,
+      relay: false,
       window: 262_144,
       drain: 10_000,
       timeouts: {
@@ -29,6 +30,7 @@ describe("defaults", () => {
         total: 0,
         resume: 1_500,
         hold: 30_000,
+        write: 60_000,
         hook: 5_000,
       },
       limits: { body: 4_194_304, bodies: 67_108_864, kept: 67_108_864, calls: 8_192, callsPerPeer: 2_048, attempts: 3 },

@@ -26,12 +26,15 @@ export interface WiredNode {
   readonly errors: AimoError[];
 }
 
+/** Each has a seed of its own, and so a key of its own. */
+let nodes = 0;
+
 export async function wiredNode(
   plugins: readonly Plugin[] = [],
   config: Partial<NodeConfig> = {},
   override: Partial<Runtime> = {},
 ): Promise<WiredNode> {
-  const runtime = Object.assign(createVirtualRuntime(), override);
+  const runtime = Object.assign(createVirtualRuntime(++nodes), override);
   const errors: AimoError[] = [];
   let accept: WiredNode["accept"] | undefined;
   const transport: Plugin = {

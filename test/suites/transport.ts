@@ -250,7 +250,8 @@ function tapped(list: PluginList, taps: Tap[]): Plugin[] {
   return flat.map((plugin) => {
     const { transport } = plugin;
     if (transport === undefined) return plugin;
-    const listen: typeof transport.listen = (accept) => transport.listen((raw) => tap(raw, accept(raw), taps));
+    const listen: typeof transport.listen = (accept, heard) =>
+      transport.listen((raw) => tap(raw, accept(raw), taps), heard);
     return { ...plugin, transport: { ...transport, listen, close: () => transport.close() } };
   });
 }

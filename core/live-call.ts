@@ -1,0 +1,35 @@
+import type { Call, Origin } from "./call.ts";
+import type { RequestFrame } from "./frame.ts";
+import type { LiveAttempt, Mutable, NewRequest, Sink } from "./parts.ts";
+import type { Runtime } from "./runtime.ts";
+
+/** A call as the pipeline writes it. */
+export type LiveCall = Mutable<Call> & { readonly attempts: LiveAttempt[] };
+
+export function createRequest(init: NewRequest, senderId: string, runtime: Runtime): RequestFrame {
+  const requestId = init.requestId ?? Buffer.from(runtime.randomBytes(16)).toString("hex");
+  const timestamp = Math.round(runtime.now());
+  return { stream: false, headers: {}, hops: 0, ...init, messageType: "Request", requestId, senderId, timestamp };
+}
+
+export function createCall(
+  { requestId: id, timestamp }: RequestFrame,
+  origin: Origin,
+  signal: AbortSignal,
+  total: number,
+): LiveCall {
+  const deadline = total > 0 ? { deadline: timestamp + total } : {};
+  return { id, origin, startedAt: timestamp, signal, attempts: [], chunks: 0, bytes: 0, headers: {}, ...deadline };
+}
+
+/** Numbers the chunks and counts them; the head gets what plugins put into `call.headers`. */
+export function counting(sink: Sink, call: LiveCall): Sink {
+  return {
+    write(frame) {
+      if (frame.messageType === "StreamChunk") (frame as Mutable<typeof frame>).chunkIndex = call.chunks++;
+      else if (frame.messageType === "Response") Object.assign(frame.headers, call.headers);
+      if (frame.messageType !== "Error") call.bytes += frame.body.length;
+      return sink.write(frame);
+    },
+  };
+}
