@@ -30,7 +30,8 @@ export interface Catalog {
   find(request: Readonly<RequestFrame>, origin: Origin): Target[];
 }
 
-export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listeners, "tell">): Catalog {
+/** `relay`: peers may name targets of third nodes. */
+export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listeners, "tell">, relay = false): Catalog {
   const providers = new Map<Provider, readonly ModelCard[]>();
   const groups = new Map<object | string, readonly Target[]>();
   const translators: Translator[] = [];
@@ -163,7 +164,8 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
           : [...new Set([model, ...fallbacks])].flatMap((id) => byModel.get(id) ?? []);
       const open = named.filter(
         (target) =>
-          (target.local || origin.kind !== "peer") && (providerId === undefined || matches(target, providerId)),
+          (target.local || origin.kind !== "peer" || (relay && target.id === providerId)) &&
+          (providerId === undefined || matches(target, providerId)),
       );
       const native = open.filter((target) => target.model.types.includes(type));
       const found = [

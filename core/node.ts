@@ -56,7 +56,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   const identity = openIdentity(settings.dataDir, runtime);
   const services = new Map<ServiceName, unknown>();
   const hooks = createHooks(runtime, settings.timeouts.hook, (error, plugin) => logError(error, plugin));
-  const catalog = createCatalog(identity.peerId, runtime, hooks);
+  const catalog = createCatalog(identity.peerId, runtime, hooks, settings.relay);
   const routers = plugins.flatMap(({ name, router }) => (router ? [{ plugin: name, router }] : []));
   const kernel = { identity, runtime, settings, hooks, catalog, routers };
   const pipeline = createPipeline(kernel);
@@ -68,7 +68,8 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     open: pipeline.open,
     admit,
   };
-  const sessions = createSessions(wire, () => Math.min(1, pipeline.size / settings.limits.calls));
+  const transports = plugins.flatMap(({ transport }) => (transport ? [transport] : []));
+  const sessions = createSessions(wire, () => Math.min(1, pipeline.size / settings.limits.calls), transports);
   const ready: Plugin[] = [];
   let closing: Promise<void> | undefined;
 
@@ -139,7 +140,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     await Promise.all(plugins.map((plugin) => within(plugin, () => plugin.frontend?.close())));
     await drained;
     hooks.tell("node:close");
-    sessions.close();
+    await sessions.close();
     for (const plugin of plugins.toReversed()) await within(plugin, () => plugin.transport?.close());
     for (const plugin of ready.toReversed()) await within(plugin, () => plugin.close?.());
   }

@@ -148,6 +148,8 @@ export interface Link {
   readonly via: string;
   /** 0 is best. */
   readonly rank: number;
+  /** Made by `reach`: closed by the side that dialled it after 60 s without a call. */
+  readonly onDemand?: true;
   /** Did this node open it? Two links after simultaneous dialling are told apart by it. */
   readonly dialled: boolean;
   readonly caps: LinkCaps;

@@ -112,7 +112,9 @@ export function createPipeline(kernel: Kernel): Pipeline {
     await listeners.guard("frame:request", request, call);
     if (call.signal.aborted) return { error: cancelled(call.signal.reason), next: false };
     const candidates = catalog.find(request, call.origin).filter(({ id }) => !without.includes(id));
-    let targets: Iterator<Target, void, undefined> = order(routers, candidates, request, call);
+    // A relay routes nothing: the node that faces the client has chosen.
+    const chain = call.origin.kind === "peer" && candidates.every(({ local }) => !local) ? [] : routers;
+    let targets: Iterator<Target, void, undefined> = order(chain, candidates, request, call);
     if (listeners.has("call:route")) {
       const all = [...(targets as Generator<Target>)];
       targets = all.values() as Iterator<Target, void, undefined>;

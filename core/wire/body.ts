@@ -5,6 +5,8 @@ import { raise } from "./credit.ts";
 import type { Outbox } from "./outbox.ts";
 import { Retained, type Piece } from "./retained.ts";
 
+/** A peer that resumes without end gets this many windows again, and as much as it has taken. */
+const RESENT = 10;
 /** Flags that belong to the bytes, and not to whoever sends them. */
 const OF_BYTES = Flag.MORE | Flag.PRE | Flag.WHOLE | Flag.LAST;
 
@@ -29,6 +31,7 @@ export class OutgoingBody {
   private last: ((total: number) => Uint8Array) | undefined;
   private lastSent = false;
   private wait: PromiseWithResolvers<void> | undefined;
+  private resent = 0;
 
   constructor(outbox: Outbox, call: number, flags: number, limit: number, keep = 0) {
     this.outbox = outbox;
@@ -90,6 +93,7 @@ export class OutgoingBody {
 
   /** Goes on over another link from what the peer has; false when that is no longer here. */
   resume(outbox: Outbox, from: number): boolean {
+    if ((this.resent += this.offset - from) > RESENT * this.keep + from) return false;
     const again = this.retained?.replay(from);
     if (again === undefined) return false;
     this.pieces.unshift(...again);

@@ -38,6 +38,7 @@ export function answer(
   let state: "reading" | "running" | "ended" = "reading";
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
   let stopHold: (() => void) | undefined;
+  let repeated = false; // the request came over two links: one body is enough
   let refused = false; // while it was read: what is on its way is ignored
   let stalled: Idle | undefined;
   let stopAlive: (() => void) | undefined;
@@ -66,7 +67,25 @@ export function answer(
       download.drop();
       controller.abort(reason);
     },
+    again(next) {
+      if (state === "reading") {
+        give(undefined, true);
+        return false;
+      }
+      repeated = true;
+      stopHold?.();
+      link = next;
+      outbox = next.outbox;
+      outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
+      if (said) outbox.control(said);
+      if (!download.resume(outbox, 0)) give();
+      return true;
+    },
     resume(next, { offset, body }) {
+      if (state === "reading") {
+        give(undefined, true); // the opener sends it again, under the same number
+        return false;
+      }
       const { limit } = decodeHead(Type.RESUME, body);
       stopHold?.();
       link = next;
@@ -106,7 +125,7 @@ export function answer(
   }
 
   function data(message: Message): void {
-    if (refused) return;
+    if (refused || repeated) return;
     if (state !== "reading") throw malformed("DATA behind the end of a request");
     take((body) => body.add(message));
   }
@@ -148,7 +167,8 @@ export function answer(
       ...(model !== undefined && { model }),
       ...(endpoint !== undefined && { endpoint }),
     };
-    const asked = { requestId, type, contentType, body, method, headers, stream, hops: path.length + 1, ...optional };
+    const way = { hops: path.length + 1, path };
+    const asked = { requestId, type, contentType, body, method, headers, stream, ...way, ...optional };
     return kernel.open(asked, { write }, { origin, signal: controller.signal, timeouts: { firstChunk, gap } });
   }
 

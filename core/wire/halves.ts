@@ -38,6 +38,8 @@ export interface Callee {
   /** Bytes kept for a peer that has not said that it has them all. */
   readonly held: number;
   message(message: Message): void;
+  /** The same request over another link, because the opener does not know that it came; false when it is to be read anew. */
+  again(link: AttachedLink): boolean;
   /** The opener goes on over this link, from the byte in `offset`; false when what it lacks is no longer here. */
   resume(link: AttachedLink, message: Message): boolean;
   linkClosed(): void;

@@ -13,6 +13,10 @@ const SUSPECT_AFTER = 1_500;
 const CLOSE_AFTER = 5_000;
 const PINGS_PER_SECOND = 20;
 const ADVERTS_PER_SECOND = 5;
+/** Of third nodes, from a relay; it sends half as many. */
+const FORWARDS_PER_SECOND = 200;
+const FORWARDS_PER_TICK = 50;
+const IDLE_AFTER = 60_000;
 
 /** A link with the core's half: HELLO first, pings, limits, and the outbox that one `send` a turn empties. */
 export interface AttachedLink {
@@ -21,6 +25,8 @@ export interface AttachedLink {
   readonly rank: number;
   readonly dialled: boolean;
   readonly outbox: Outbox;
+  /** An advert of a third node, by its peer id: only the newest goes out, at the next tick. */
+  forward(peer: string, message: Uint8Array): void;
   /** Known with the peer's HELLO. */
   readonly session: Session | undefined;
   /** Silent for 1.5 s: no new calls. */
@@ -49,7 +55,9 @@ export function attach(
   let open = true;
   let quiet = 0; // ms since something was received
   let heard = false;
-  const budget = { pings: PINGS_PER_SECOND, adverts: ADVERTS_PER_SECOND };
+  let idle = 0; // ms without a call
+  const forwards = new Map<string, Uint8Array>();
+  const budget = { pings: PINGS_PER_SECOND, adverts: ADVERTS_PER_SECOND, forwards: FORWARDS_PER_SECOND };
   let budgetAge = 0;
 
   const { calls, body } = settings.limits;
@@ -69,6 +77,7 @@ export function attach(
     get suspect() {
       return quiet >= SUSPECT_AFTER;
     },
+    forward: (other, message) => void forwards.set(other, message),
     tick(late) {
       quiet = heard || late ? 0 : quiet + TICK;
       heard = false;
@@ -76,8 +85,15 @@ export function attach(
         budgetAge = 0;
         budget.pings = PINGS_PER_SECOND;
         budget.adverts = ADVERTS_PER_SECOND;
+        budget.forwards = FORWARDS_PER_SECOND;
+      }
+      for (const [other, message] of [...forwards].slice(0, FORWARDS_PER_TICK)) {
+        forwards.delete(other);
+        outbox.control(message);
       }
       if (quiet >= CLOSE_AFTER) return end(new AimoError("NETWORK_ERROR", `the peer was silent for ${quiet} ms`));
+      idle = session?.uses(attached) === false ? idle + TICK : 0;
+      if (link.onDemand && link.dialled && idle >= IDLE_AFTER) return attached.bye("closing", "the link is idle");
       if (quiet >= PING_AFTER) outbox.control(encodeMessage(Type.PING, 0, 0, 0, runtime.randomBytes(8)));
     },
     bye(code, message, error) {
@@ -91,7 +107,7 @@ export function attach(
 
   /** The peer broke the protocol. */
   function breakOff(error: AimoError): void {
-    attached.bye("protocol_error", error.message, error);
+    attached.bye(error.code === "FORBIDDEN" ? "cut_off" : "protocol_error", error.message, error);
   }
 
   function end(error: AimoError | undefined): void {
@@ -132,9 +148,11 @@ export function attach(
       case Type.DRAIN:
         decodeHead(Type.DRAIN, bytes);
         return session.drain();
-      case Type.ADVERT:
-        spend("adverts");
-        return ends.advert(attached, decodeHead(Type.ADVERT, bytes));
+      case Type.ADVERT: {
+        const head = decodeHead(Type.ADVERT, bytes);
+        spend(head.path?.length || head.gone ? "forwards" : "adverts");
+        return ends.advert(attached, head);
+      }
       case Type.BYE: {
         const { code, message: why } = decodeHead(Type.BYE, bytes);
         return end(

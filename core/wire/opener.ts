@@ -74,7 +74,7 @@ export function openOver({ link: first, number, target, request, reply, call, ke
       headers,
       stream,
       bodyLength: body.length,
-      path: [],
+      path: call.origin.kind === "peer" ? [...(request.path ?? []), kernel.identity.peerId] : [],
       ...optional,
       ...times,
     };

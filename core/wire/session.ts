@@ -6,8 +6,10 @@ import type { Kernel } from "../pipeline.ts";
 import { answer } from "./callee.ts";
 import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
 import type { Callee, Opener } from "./halves.ts";
-import { decodeHead, errorHead } from "./heads.ts";
+import { MAX_PATH } from "./directory.ts";
+import { decodeHead, errorHead, type Head } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
+import { createNumbers } from "./numbers.ts";
 import { openOver } from "./opener.ts";
 
 /** What the wire needs of the node. */
@@ -26,6 +28,8 @@ export interface SessionEnds {
   /** Why a new call of the peer must be refused, if it must; its `detail` is the word of the wire. */
   refuse(): AimoError | undefined;
   onDrain(): void;
+  /** A peer gave a reply that is not what another node signed: `provider` is not to be asked through it. */
+  onLie(provider: string, error: AimoError): void;
   /** The last call of the peer that ran here has been answered. */
   onIdle(): void;
   /** No link and no call is left. */
@@ -51,6 +55,10 @@ export interface Session {
   end(): void;
   /** A message for a call. Throws INVALID_MESSAGE_FORMAT for what breaks the protocol. */
   message(link: AttachedLink, message: Message): void;
+  /** Does a call run over it? */
+  uses(link: AttachedLink): boolean;
+  /** Calls of this node that wait for a link, or for their reply. */
+  readonly asking: number;
   /** The best link that is up, or none. */
   best(): AttachedLink | undefined;
   /** Makes a call at the peer; resolves when its reply ended. */
@@ -77,8 +85,11 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
     const number = message.call;
     if (number === 0) throw malformed("a call without a number");
     const head = decodeHead(Type.REQUEST, message.body);
-    if (!seen.add(number)) return; // the same number again is the same call
-    const refusal = ends.refuse();
+    // The same number again is the same call.
+    const twin = callees.get(number);
+    if (twin && twin.link !== link && twin.again(link)) return;
+    if (!seen.add(number)) return;
+    const refusal = looped(head) ?? ends.refuse();
     if (refusal) {
       const word = refusal.data.detail ?? "busy";
       return link.outbox.control(encodeHead(Type.ERROR, 0, number, errorHead(refusal, word)));
@@ -105,6 +116,14 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       },
     });
     if ((state as string) !== "over") callees.set(number, callee);
+  }
+
+  /** A call for a third node that has been here, or has come too far. */
+  function looped({ target, path }: Head<typeof Type.REQUEST>): AimoError | undefined {
+    if (target === undefined || target.startsWith(`${self}/`)) return undefined;
+    if (!path.includes(self) && path.length < MAX_PATH) return undefined;
+    const message = `The call came through ${path.length} relays and would go in a circle, or too far.`;
+    return new AimoError("NO_PROVIDER", message, { detail: "loop" });
   }
 
   /** The opener goes on over another link. */
@@ -154,7 +173,9 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       for (const number of unsent)
         link.outbox.control(encodeHead(Type.CANCEL, Flag.OPENER, number, { reason: "lost" }));
       sent();
-      for (const opener of [...openers.values()]) if (!links.has(opener.link)) opener.move(link, "");
+      // Also from one that is silent, or only was the fallback.
+      for (const opener of [...openers.values()])
+        if (!links.has(opener.link) || opener.link.suspect || opener.link.rank > link.rank) opener.move(link, "");
     },
     remove(link, error) {
       links.delete(link);
@@ -182,10 +203,17 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (type === Type.REQUEST) return request(link, message);
       const known = fromOpener ? seen.has(number) : number > 0 && number < next;
       if (type === Type.RESUME) return resume(link, message);
-      if (!known) throw malformed(`message ${type} for a call that was never opened (${number})`);
+      if (!known) {
+        const what = `message ${type} for a call that was never opened (${number})`;
+        throw fromOpener ? malformed(what) : new AimoError("FORBIDDEN", `The peer sent a ${what}.`);
+      }
       const call = fromOpener ? callees.get(number) : openers.get(number);
       // A call is bound to the link that carried its REQUEST or its last RESUME; without one it can still be cancelled.
       if (call?.link === link || (call && type === Type.CANCEL && !links.has(call.link))) call.message(message);
+    },
+    uses: (link) => [...openers.values(), ...callees.values()].some((call) => call.link === link),
+    get asking() {
+      return openers.size;
     },
     best() {
       let found: AttachedLink | undefined;
@@ -217,28 +245,4 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
   }
 
   return session;
-}
-
-/** Which numbers were used, in little memory: they come nearly in order. */
-function createNumbers(): {
-  add(number: number): boolean;
-  has(number: number): boolean;
-  /** It was never answered, and may come again. */
-  free(number: number): void;
-} {
-  let below = 0; // all up to here, but for the freed ones
-  const above = new Set<number>();
-  const freed = new Set<number>();
-  return {
-    has: (number) => number > 0 && !freed.has(number) && (number <= below || above.has(number)),
-    free: (number) => void freed.add(number),
-    add(number) {
-      if (freed.delete(number)) return true;
-      if (number <= below || above.has(number)) return false;
-      above.add(number);
-      while (above.delete(below + 1)) below++;
-      if (above.size > 65_536) throw malformed("call numbers with too many gaps");
-      return true;
-    },
-  };
 }

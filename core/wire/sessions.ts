@@ -1,14 +1,18 @@
 import { AimoError } from "../error.ts";
-import type { Link, LinkEvents, Mutable } from "../parts.ts";
-import { makeAdvert, readAdvert, toHeartbeat, toOffers } from "./advert.ts";
-import { encodeHead, Type } from "./codec.ts";
+import type { Handler, Link, LinkEvents, Mutable, Transport } from "../parts.ts";
+import { decodeMessage, encodeHead, Type } from "./codec.ts";
+import { createDirectory } from "./directory.ts";
+import { decodeHead } from "./heads.ts";
 import { attach, TICK, type AttachedLink } from "./link.ts";
+import { createPeers } from "./peers.ts";
+import { createReach } from "./reach.ts";
+import { sealLink, type Sealing } from "./seal.ts";
 import { createSession, type Session, type WireKernel } from "./session.ts";
 
-/** ms until a receiver forgets an advert; it is sent anew three times in that time. */
-const TTL = 30_000;
-/** A load that moved by this much is worth an advert. */
-const LOAD_STEP = 0.1;
+/** A peer that lied is not talked to for so long. ms */
+const SHUN = 300_000;
+/** Handshakes that are answered in a second: each costs about 0.3 ms. */
+const GREETINGS_PER_SECOND = 200;
 
 /** All peers of this node. */
 export interface Sessions {
@@ -19,93 +23,119 @@ export interface Sessions {
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
-  close(): void;
+  /** Resolves when what was said last has arrived, at most a second later. */
+  close(): Promise<void>;
 }
 
-export function createSessions(kernel: WireKernel, load: () => number): Sessions {
-  const { identity, runtime, catalog, hooks, settings } = kernel;
-  const start = Math.round(runtime.now());
-  /** Instances of a peer, the newest last; it is the one that new calls go to. */
-  const peers = new Map<string, Map<string, Session>>();
+export function createSessions(kernel: WireKernel, load: () => number, transports: readonly Transport[]): Sessions {
+  const { identity, runtime, hooks, settings } = kernel;
+  const peers = createPeers();
   const links = new Set<AttachedLink>();
-  const heard = new Map<string, { start: number; seq: number; until: number }>();
-  let seq = 0;
-  let told = { offers: catalog.local(), load: 0, at: 0 };
+  const sealings = new Set<Sealing>();
+  /** Peers, and pairs of provider and relay, until when. */
+  const shunned = new Map<string, number>();
+  let greetings = GREETINGS_PER_SECOND;
   let closing = false;
   let answered: (() => void) | undefined;
   let stopTick = runtime.setTimeout(TICK, () => tick(runtime.now()));
+  const reach = createReach(transports, runtime);
+  const directory = createDirectory(kernel, {
+    load,
+    handle,
+    shunned: (peer, way) => isShunned(peer) || isShunned(`${peer} ${way}`),
+    news: (peer) => forward(peer),
+    gone(peer) {
+      if (!settings.relay || closing) return;
+      for (const link of links) if (link.session && link.peer !== peer) link.forward(peer, goneMessage(peer));
+    },
+  });
 
   function tick(due: number): void {
     const now = runtime.now();
     stopTick = runtime.setTimeout(TICK, () => tick(now + TICK));
+    greetings = Math.min(GREETINGS_PER_SECOND, greetings + (GREETINGS_PER_SECOND * TICK) / 1_000);
     for (const link of [...links]) {
       link.tick(now - due > 1_000);
-      if (link.suspect) link.session?.suspect(link);
+      if (link.suspect) suspect(link);
     }
-    for (const [peer, { until }] of heard) if (until <= now) forget(peer);
-    const moved = Math.abs(load() - told.load) >= LOAD_STEP;
-    if (catalog.local() !== told.offers || moved || now - told.at >= TTL / 3) advertise();
+    directory.expire(now);
+    for (const [name, until] of shunned) if (until <= now) shunned.delete(name);
+    if (directory.due) advertise();
   }
 
   function advertise(): void {
-    const message = ownAdvert();
+    const message = directory.own();
     for (const link of links) if (link.session) link.outbox.control(message);
+    broadcast(message);
   }
 
-  function ownAdvert(): Uint8Array {
-    const now = runtime.now();
-    const offers = catalog.local();
-    const facts = {
-      peer: identity.peerId,
-      start,
-      seq: ++seq,
-      ttl: TTL,
-      timestamp: Math.round(now),
-      status: "healthy" as const,
-      load: load(),
+  /** What offers nothing need not be known to all. */
+  function broadcast(message: Uint8Array): void {
+    if (kernel.catalog.local().length > 0) for (const transport of transports) transport.broadcast?.(message);
+  }
+
+  /** For a relay: what is known of a peer goes to all others. */
+  function forward(peer: string): void {
+    if (!settings.relay) return;
+    for (const link of links)
+      if (link.session)
+        for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
+  }
+
+  function isShunned(name: string): boolean {
+    return (shunned.get(name) ?? 0) > runtime.now();
+  }
+
+  function shun(name: string, error: AimoError): void {
+    shunned.set(name, runtime.now() + SHUN);
+    hooks.tell("node:error", error);
+  }
+
+  /** To the peer itself, or to a relay that has a way to it. */
+  function carrier(peer: string): Session | undefined {
+    const direct = peers.newest(peer);
+    if (direct?.best()) return direct;
+    for (const way of directory.ways(peer)) {
+      const session = way === peer ? undefined : peers.newest(way);
+      if (session?.best()) return session;
+    }
+    return undefined;
+  }
+
+  function handle(peer: string, target: string): Handler {
+    return (request, reply, call) => {
+      const session = carrier(peer);
+      if (session) return ask(session);
+      return reach.to(peer).then(ask);
+
+      function ask(over: Session): Promise<void> {
+        const link = over.best()?.via;
+        const attempt = call.attempts.at(-1) as Mutable<(typeof call.attempts)[number]> | undefined;
+        if (attempt && link !== undefined) attempt.link = link;
+        return over.call(target, request, reply, call);
+      }
     };
-    const { blob, signature, omitted } = makeAdvert(facts, offers, identity);
-    if (omitted > 0 && offers !== told.offers)
-      hooks.tell(
-        "node:error",
-        new AimoError(
-          "CONFIG_INVALID",
-          `${omitted} models do not fit into an advert; name those that matter in the provider's \`models\`.`,
-        ),
-      );
-    told = { offers, load: facts.load, at: now };
-    return encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [] });
   }
 
-  function forget(peer: string): void {
-    heard.delete(peer);
-    catalog.withdraw(peer);
+  /** Calls on a silent link go on over another one, which may have to be made. */
+  function suspect(link: AttachedLink): void {
+    const { session } = link;
+    session?.suspect(link);
+    if (session && session.asking > 0 && !session.best()) void reach.to(session.peer).catch(() => undefined);
   }
 
-  /** Is there a link to it? Sessions may outlive their links for a while. */
-  function isHere(peer: string): boolean {
-    return [...(peers.get(peer)?.values() ?? [])].some((session) => session.links.size > 0);
-  }
-
-  function remove(peer: string, instance: string): void {
-    const instances = peers.get(peer);
-    instances?.delete(instance);
-    if (instances?.size === 0) peers.delete(peer);
-  }
-
-  /** The newest instance that takes calls. */
-  function sessionOf(peer: string): Session | undefined {
-    const usable = [...(peers.get(peer)?.values() ?? [])].filter((session) => !session.draining);
-    return (
-      usable.findLast((session) => session.best() !== undefined) ?? usable.findLast((session) => session.links.size > 0)
-    );
+  /** Its last link is gone. Where one can be made on demand its models stay, until it turns out that it cannot. */
+  function lost(peer: string, asking: boolean): void {
+    const spare = reach.possible && !closing && (asking || directory.offers(peer));
+    directory.lost(peer, spare);
+    if (spare && !carrier(peer)) reach.to(peer).catch(() => peers.isHere(peer) || directory.forget(peer));
   }
 
   /** Why a peer's new call must be refused, if it must. */
   function refuse(peer: string): AimoError | undefined {
     const retryAfter = 1_000;
     if (closing) return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter, detail: "draining" });
-    const open = [...(peers.get(peer)?.values() ?? [])].reduce((sum, session) => sum + session.open, 0);
+    const open = peers.of(peer).reduce((sum, session) => sum + session.open, 0);
     if (open < settings.limits.callsPerPeer) return undefined;
     return new AimoError(
       "OVERLOADED",
@@ -114,113 +144,112 @@ export function createSessions(kernel: WireKernel, load: () => number): Sessions
     );
   }
 
-  function offer(peer: string, offers: ReturnType<typeof toOffers>, peerLoad: number | undefined): void {
-    catalog.offer(peer, offers, peerLoad, (target) => (request, reply, call) => {
-      const session = sessionOf(peer);
-      if (session === undefined)
-        throw new AimoError("NETWORK_ERROR", "There is no link to the provider's node right now.");
-      const link = session.best()?.via;
-      const attempt = call.attempts.at(-1) as Mutable<(typeof call.attempts)[number]> | undefined;
-      if (attempt && link !== undefined) attempt.link = link;
-      return session.call(target, request, reply, call);
+  function begin(peer: string): Session {
+    const session: Session = createSession(peer, kernel, {
+      refuse: () => refuse(peer),
+      onDrain: () => void (peers.newest(peer) ?? directory.forget(peer)),
+      onIdle: () => answered?.(),
+      onLie(provider, error) {
+        shun(`${provider} ${peer}`, error);
+        directory.drop(provider, peer);
+      },
+      onEmpty: () => peers.leave(peer, session),
     });
+    return session;
+  }
+
+  function seal(link: Link): LinkEvents {
+    const sealing = sealLink(link, kernel, () => --greetings >= 0, accept);
+    sealings.add(sealing);
+    void sealing.settled.then(() => sealings.delete(sealing));
+    return sealing.events;
+  }
+
+  function accept(link: Link): LinkEvents {
+    const { caps, peer } = link;
+    if (!caps.private || !caps.ordered || !caps.reliable || peer === undefined) return seal(link);
+    if (closing || isShunned(peer)) {
+      link.close(new AimoError("FORBIDDEN", closing ? "the node is shutting down" : `${peer} is not talked to`));
+      return { message: () => undefined, closed: () => undefined };
+    }
+    const { attached, events } = attach(link, peer, kernel, {
+      hello(me, { instance }) {
+        const joined = !peers.isHere(peer);
+        const session = peers.enter(peer, Buffer.from(instance).toString("hex"), () => begin(peer));
+        if (session.links.size === 0)
+          for (const old of peers.of(peer)) if (old !== session && old.links.size === 0) old.end();
+        session.add(me);
+        me.outbox.control(closing ? drainMessage() : directory.own());
+        if (settings.relay) for (const [other, message] of directory.forwards(peer)) me.forward(other, message);
+        if (joined) hooks.tell("peer:join", peer);
+        hooks.tell("link:up", peer, link.via);
+        reach.arrived(peer, session);
+        return session;
+      },
+      advert: (_, head) => directory.take(head, peer),
+      closed(me, error) {
+        links.delete(me);
+        if (error?.code === "FORBIDDEN")
+          shun(peer, new AimoError("FORBIDDEN", `${peer} was cut off: ${error.message}`));
+        const { session } = me;
+        if (session === undefined) {
+          if (!error) return;
+          const message = `A link to ${peer} over ${link.via} failed: ${error.message}`;
+          return hooks.tell("node:error", new AimoError(error.code, message));
+        }
+        const asking = session.asking > 0;
+        session.remove(me, error);
+        hooks.tell("link:down", peer, link.via, error);
+        if (peers.isHere(peer)) return;
+        lost(peer, asking);
+        hooks.tell("peer:leave", peer, error);
+      },
+    });
+    links.add(attached);
+    return events;
   }
 
   return {
-    accept(link) {
-      const { peer } = link;
-      if (peer === undefined || !link.caps.private) {
-        link.close(
-          new AimoError("CONFIG_INVALID", `Links over ${link.via} do not prove their peer; this node cannot use them.`),
-        );
-        return { message: () => undefined, closed: () => undefined };
+    accept,
+    heard(bytes) {
+      try {
+        const message = decodeMessage(bytes);
+        if (message?.type === Type.ADVERT && !closing) directory.take(decodeHead(Type.ADVERT, message.body));
+      } catch {
+        // anyone may broadcast anything
       }
-      const { attached, events } = attach(link, peer, kernel, {
-        hello(me, { instance }) {
-          const key = Buffer.from(instance).toString("hex");
-          const joined = !isHere(peer);
-          const instances = peers.get(peer) ?? new Map<string, Session>();
-          peers.set(peer, instances);
-          let session = instances.get(key);
-          if (session === undefined) {
-            session = createSession(peer, kernel, {
-              refuse: () => refuse(peer),
-              onDrain: () => void (sessionOf(peer) ?? forget(peer)),
-              onIdle: () => answered?.(),
-              onEmpty: () => void (instances?.get(key) === session && remove(peer, key)),
-            });
-            instances.set(key, session);
-          }
-          if (session.links.size === 0)
-            for (const old of [...instances.values()]) if (old !== session && old.links.size === 0) old.end();
-          session.add(me);
-          if (closing) me.outbox.control(drainMessage());
-          else me.outbox.control(ownAdvert());
-          if (joined) hooks.tell("peer:join", peer);
-          hooks.tell("link:up", peer, link.via);
-          return session;
-        },
-        advert(_, { blob, signature, gone }) {
-          if (gone?.includes(peer)) forget(peer);
-          if (blob === undefined || signature === undefined) return;
-          const advert = readAdvert(blob, signature, identity);
-          if (advert.peer !== peer) return; // of a third node: calls through a relay are not made yet
-          const last = heard.get(peer);
-          if (last && (advert.start < last.start || (advert.start === last.start && advert.seq <= last.seq))) return;
-          heard.set(peer, { start: advert.start, seq: advert.seq, until: runtime.now() + advert.ttl });
-          hooks.tell("frame:heartbeat", toHeartbeat(advert, signature));
-          if (sessionOf(peer)) offer(peer, advert.status === "offline" ? [] : toOffers(advert), advert.load);
-        },
-        closed(me, error) {
-          links.delete(me);
-          const { session } = me;
-          if (session === undefined) {
-            if (error)
-              hooks.tell(
-                "node:error",
-                new AimoError(error.code, `A link to ${peer} over ${link.via} failed: ${error.message}`),
-              );
-            return;
-          }
-          session.remove(me, error);
-          hooks.tell("link:down", peer, link.via, error);
-          if (session.links.size > 0) return;
-          if (isHere(peer)) return;
-          forget(peer);
-          hooks.tell("peer:leave", peer, error);
-        },
-      });
-      links.add(attached);
-      return events;
     },
-    heard: () => undefined,
     get peers() {
-      return [...peers]
-        .filter(([id]) => isHere(id))
-        .map(([id, instances]) => ({
-          id,
-          links: [...instances.values()].flatMap((session) => [...session.links].map(({ via }) => via)),
-        }));
+      return [...peers.ids].map((id) => ({
+        id,
+        links: peers.of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
+      }));
     },
     async drain(ms) {
       closing = true;
+      broadcast(directory.own("offline"));
       for (const link of links) link.outbox.control(drainMessage());
       const { promise, resolve } = Promise.withResolvers<void>();
-      const idle = (): boolean =>
-        [...peers.values()].every((instances) => [...instances.values()].every(({ answering }) => answering === 0));
-      answered = () => void (idle() && resolve());
+      answered = () => void (peers.all().every(({ answering }) => answering === 0) && resolve());
       answered();
       const stop = runtime.setTimeout(ms, resolve);
       await promise;
       stop();
     },
-    close() {
+    async close() {
       closing = true;
       stopTick();
+      reach.close();
       for (const link of [...links]) link.bye("closing", "the node is shutting down");
-      for (const instances of [...peers.values()]) for (const session of [...instances.values()]) session.end();
+      for (const session of peers.all()) session.end();
+      for (const sealing of sealings) sealing.abandon();
+      await Promise.all([...sealings].map(({ settled }) => settled));
     },
   };
+
+  function goneMessage(peer: string): Uint8Array {
+    return encodeHead(Type.ADVERT, 0, 0, { gone: [peer] });
+  }
 
   function drainMessage(): Uint8Array {
     return encodeHead(Type.DRAIN, 0, 0, { retryAfterMs: 1_000 });

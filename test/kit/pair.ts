@@ -6,6 +6,7 @@ import {
   type AimoNode,
   type Identity,
   type Link,
+  type LinkCaps,
   type LinkEvents,
   type NodeConfig,
   type Plugin,
@@ -60,7 +61,7 @@ export type Side = "a" | "b";
 /** One message on its way. */
 export interface Passing {
   readonly from: Side;
-  /** `undefined` for what a node has to ignore. */
+  /** `undefined` for what a node has to ignore, and for what is sealed. */
   readonly message: Message | undefined;
   readonly bytes: Uint8Array;
 }
@@ -85,7 +86,7 @@ export interface Wire {
 export function connect(
   a: Pick<WiredNode, "accept"> & { node: { id: string } },
   b: Pick<WiredNode, "accept"> & { node: { id: string } },
-  { dialler = "a" }: { dialler?: Side } = {},
+  { dialler = "a", caps = CAPS }: { dialler?: Side; caps?: LinkCaps } = {},
 ): Wire {
   const seen: Passing[] = [];
   const held: Passing[] = [];
@@ -120,11 +121,11 @@ export function connect(
       via: "test",
       rank: 0,
       dialled: side === dialler,
-      caps: CAPS,
+      caps,
       send(messages): Wait {
         if (closed[side]) return undefined;
         for (const bytes of messages) {
-          const passing = { from: side, bytes, message: decodeMessage(bytes) };
+          const passing = { from: side, bytes, message: caps.private ? decodeMessage(bytes) : undefined };
           seen.push(passing);
           if (events.a && events.b) route(passing);
           else early.push(passing);
@@ -235,6 +236,13 @@ export function rawPeer(to: WiredNode, { identity = openIdentity(), dialled = fa
   };
   return peer;
 }
+
+/** Lets the clocks of several nodes run together. */
+export async function pass(ms: number, ...nodes: readonly WiredNode[]): Promise<void> {
+  for (let left = ms; left > 0; left -= STEP)
+    for (const { runtime } of nodes) await runtime.advance(Math.min(STEP, left));
+}
+const STEP = 20;
 
 /** Turns of the loop without news, after which nothing can be on its way any more. */
 const QUIET = 12;

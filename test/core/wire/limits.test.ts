@@ -22,10 +22,10 @@ interface Scene {
 }
 
 /** The link was closed for it, with a BYE, and the node lives. */
-async function expectBroken({ node, peer }: Scene, why: RegExp): Promise<void> {
+async function expectBroken({ node, peer }: Scene, why: RegExp, code = "INVALID_MESSAGE_FORMAT"): Promise<void> {
   await quiet();
   expect(peer.closed?.error).toMatchObject({
-    code: "INVALID_MESSAGE_FORMAT",
+    code,
     message: expect.stringMatching(why) as string,
   });
   expect(peer.got.at(-1)?.type).toBe(Type.BYE);
@@ -159,15 +159,27 @@ describe("numbers of calls", () => {
     ["CANCEL", encodeHead(Type.CANCEL, Flag.OPENER, 7, { reason: "x" })],
     ["CREDIT", encodeMessage(Type.CREDIT, Flag.OPENER, 7, 1)],
     ["DONE", encodeMessage(Type.DONE, Flag.OPENER, 7)],
-    ["DATA for a call of the node", data(7, 0, 1)],
-    [
-      "END for a call of the node",
-      encodeHead(Type.END, 0, 7, { receipt: new Uint8Array(1), signature: new Uint8Array(1) }),
-    ],
   ])("%s for one that was never issued closes the link", async (_, bytes) => {
     const scene = await hostile();
     scene.peer.send(bytes);
     await expectBroken(scene, /never opened \(7\)/);
+  });
+
+  test.each([
+    ["DATA", data(7, 0, 1)],
+    ["END", encodeHead(Type.END, 0, 7, { receipt: new Uint8Array(1), signature: new Uint8Array(1) })],
+  ])("a peer that sends %s as an answer to a call never issued to it is cut off and reported", async (_, bytes) => {
+    const scene = await hostile();
+    scene.peer.send(bytes);
+    await expectBroken(scene, /never opened \(7\)/, "FORBIDDEN");
+    const { identity } = scene.peer;
+    expect(scene.node.errors.at(-1)).toMatchObject({
+      code: "FORBIDDEN",
+      message: expect.stringContaining(identity.peerId) as string,
+    });
+    expect(rawPeer(scene.node, { identity }).closed?.error?.code).toBe("FORBIDDEN");
+    await scene.node.runtime.advance(300_000);
+    expect(rawPeer(scene.node, { identity }).closed).toBeUndefined();
   });
 
   test("REQUEST of number 0 closes the link", async () => {

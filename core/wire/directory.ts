@@ -1,0 +1,176 @@
+import { AimoError } from "../error.ts";
+import type { Handler } from "../parts.ts";
+import { makeAdvert, readAdvert, toHeartbeat, toOffers, type Advert } from "./advert.ts";
+import { encodeHead, Type } from "./codec.ts";
+import type { Head } from "./heads.ts";
+import type { WireKernel } from "./session.ts";
+
+/** ms until a receiver forgets an advert; it is sent anew three times in that time. */
+const TTL = 30_000;
+/** A load that moved by this much is worth an advert. */
+const LOAD_STEP = 0.1;
+/** An advert of a third node may be off by this much. ms */
+const MAX_SKEW = 60_000;
+/** Adverts that are kept, in all and over one link. */
+const KNOWN = 10_000;
+const CARRIED = 1_000;
+/** Nodes between a provider and who asks it. */
+export const MAX_PATH = 3;
+/** The way of what was broadcast; no peer has this id. */
+const AIR = "";
+
+interface Known {
+  readonly advert: Advert;
+  readonly blob: Uint8Array;
+  readonly signature: Uint8Array;
+  until: number;
+  /** Whom it came from, and through which relays: the peer itself, a relay, or the air. */
+  readonly ways: Map<string, readonly string[]>;
+}
+
+/** What nodes say of themselves: this node's adverts, and those of others, which make the catalog. */
+export interface Directory {
+  /** It is time to say it again: something changed, or it would be forgotten. */
+  readonly due: boolean;
+  /** This node's advert as a message, new. */
+  own(status?: Advert["status"]): Uint8Array;
+  /** Takes an advert that came over a link with `from`, or was broadcast. Throws INVALID_MESSAGE_FORMAT or UNAUTHORIZED. */
+  take(head: Head<typeof Type.ADVERT>, from?: string): void;
+  /** Peers through which this one may be asked, itself among them. */
+  ways(peer: string): Iterable<string>;
+  /** What a peer without links has said is gone; with `spare`, all but what it said of itself. */
+  lost(peer: string, spare: boolean): void;
+  /** What came this way is withdrawn. */
+  drop(peer: string, way: string): void;
+  forget(peer: string): void;
+  /** Does it offer anything? */
+  offers(peer: string): boolean;
+  /** For a relay: what this peer may want to know. */
+  forwards(to: string): Iterable<readonly [peer: string, message: Uint8Array]>;
+  expire(now: number): void;
+}
+
+export interface DirectoryEnds {
+  load(): number;
+  handle(peer: string, target: string): Handler;
+  /** Not to be believed. */
+  shunned(peer: string, way: string): boolean;
+  /** For a relay: there is news of this peer, or none any more. */
+  news(peer: string): void;
+  gone(peer: string): void;
+}
+
+export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Directory {
+  const { identity, runtime, catalog, hooks } = kernel;
+  const start = Math.round(runtime.now());
+  const known = new Map<string, Known>();
+  const carried = new Map<string, Set<string>>(); // way -> peers
+  const skewed = new Map<string, number>(); // peer -> start, told once
+  let seq = 0;
+  let told = { offers: catalog.local(), load: 0, at: 0 };
+
+  function unlink(peer: string, way: string): void {
+    known.get(peer)?.ways.delete(way);
+    carried.get(way)?.delete(peer);
+    if (carried.get(way)?.size === 0) carried.delete(way);
+  }
+
+  function drop(peer: string, way: string): void {
+    if (!known.get(peer)?.ways.has(way)) return;
+    unlink(peer, way);
+    if (known.get(peer)?.ways.size === 0) forget(peer);
+  }
+
+  function forget(peer: string): void {
+    for (const way of known.get(peer)?.ways.keys() ?? []) unlink(peer, way);
+    const was = known.delete(peer);
+    catalog.withdraw(peer);
+    if (was) ends.gone(peer);
+  }
+
+  /** A third node's clock decides nothing on a direct link; what came through others must be fresh. */
+  function tooOld({ peer, start: begun, timestamp }: Advert): boolean {
+    const skew = Math.round(timestamp - runtime.now());
+    if (Math.abs(skew) <= MAX_SKEW) return false;
+    if (skewed.get(peer) !== begun) {
+      skewed.set(peer, begun);
+      if (skewed.size > CARRIED) skewed.delete(skewed.keys().next().value as string);
+      const message = `An advert of ${peer} was refused: its clock is off by ${skew} ms.`;
+      hooks.tell("node:error", new AimoError("INVALID_MESSAGE_FORMAT", message));
+    }
+    return true;
+  }
+
+  function enter(advert: Advert, blob: Uint8Array, signature: Uint8Array, way: string, path: readonly string[]): void {
+    const { peer } = advert;
+    const before = known.get(peer);
+    const newer = before && (advert.start - before.advert.start || advert.seq - before.advert.seq);
+    if (newer !== undefined && newer < 0) return;
+    const peers = carried.get(way) ?? new Set();
+    if (!peers.has(peer) && (peers.size >= CARRIED || (before === undefined && known.size >= KNOWN))) return;
+    if (newer === 0 && before?.ways.has(way)) return;
+    carried.set(way, peers.add(peer));
+    const ways = before?.ways ?? new Map<string, readonly string[]>();
+    ways.set(way, path);
+    const now = runtime.now();
+    if (newer === 0 && before) return void (before.until = now + advert.ttl);
+    known.set(peer, { advert, blob: Uint8Array.from(blob), signature, until: now + advert.ttl, ways });
+    hooks.tell("frame:heartbeat", toHeartbeat(advert, signature));
+    const offers = advert.status === "offline" ? [] : toOffers(advert);
+    catalog.offer(peer, offers, advert.load, (target) => ends.handle(peer, target));
+    ends.news(peer);
+  }
+
+  return {
+    get due() {
+      const moved = Math.abs(ends.load() - told.load) >= LOAD_STEP;
+      return catalog.local() !== told.offers || moved || runtime.now() - told.at >= TTL / 3;
+    },
+    own(status = "healthy") {
+      const now = runtime.now();
+      const offers = catalog.local();
+      const load = ends.load();
+      const facts = { peer: identity.peerId, start, seq: ++seq, ttl: TTL, timestamp: Math.round(now), status, load };
+      const { blob, signature, omitted } = makeAdvert(facts, offers, identity);
+      if (omitted > 0 && offers !== told.offers) {
+        const message = `${omitted} models do not fit into an advert; name those that matter in the provider's \`models\`.`;
+        hooks.tell("node:error", new AimoError("CONFIG_INVALID", message));
+      }
+      told = { offers, load, at: now };
+      return encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [] });
+    },
+    take({ blob, signature, path = [], gone = [] }, from = AIR) {
+      if (from !== AIR) for (const peer of gone) drop(peer, from);
+      if (blob === undefined || signature === undefined) return;
+      const advert = readAdvert(blob, signature, identity);
+      const { peer } = advert;
+      if (peer === identity.peerId || ends.shunned(peer, from)) return;
+      if (from !== peer) {
+        const relayed = path.at(-1) === from && path.length <= MAX_PATH && !path.includes(identity.peerId);
+        if ((from !== AIR && !relayed) || tooOld(advert)) return;
+      }
+      enter(advert, blob, signature, from, from === peer ? [] : path);
+    },
+    ways: (peer) => known.get(peer)?.ways.keys() ?? [],
+    lost(peer, spare) {
+      for (const other of [...(carried.get(peer) ?? [])])
+        if (spare && other === peer) unlink(other, peer);
+        else drop(other, peer);
+    },
+    drop,
+    forget,
+    offers: (peer) => (known.get(peer)?.advert.providers.length ?? 0) > 0,
+    *forwards(to) {
+      for (const [peer, { blob, signature, ways }] of known) {
+        const paths = [...ways.values()].filter((path) => path.length < MAX_PATH && !path.includes(to));
+        const [shortest] = paths.toSorted((a, b) => a.length - b.length);
+        if (peer === to || shortest === undefined) continue;
+        const path = [...shortest, identity.peerId];
+        yield [peer, encodeHead(Type.ADVERT, 0, 0, { blob, signature, path })];
+      }
+    },
+    expire(now) {
+      for (const [peer, { until }] of known) if (until <= now) forget(peer);
+    },
+  };
+}

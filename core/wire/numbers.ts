@@ -1,0 +1,25 @@
+import { malformed } from "./codec.ts";
+
+/** Which numbers were used, in little memory: they come nearly in order. */
+export function createNumbers(): {
+  add(number: number): boolean;
+  has(number: number): boolean;
+  /** It was never answered, and may come again. */
+  free(number: number): void;
+} {
+  let below = 0; // all up to here, but for the freed ones
+  const above = new Set<number>();
+  const freed = new Set<number>();
+  return {
+    has: (number) => number > 0 && !freed.has(number) && (number <= below || above.has(number)),
+    free: (number) => void freed.add(number),
+    add(number) {
+      if (freed.delete(number)) return true;
+      if (number <= below || above.has(number)) return false;
+      above.add(number);
+      while (above.delete(below + 1)) below++;
+      if (above.size > 65_536) throw malformed("call numbers with too many gaps");
+      return true;
+    },
+  };
+}

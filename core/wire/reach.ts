@@ -1,0 +1,82 @@
+import { AimoError } from "../error.ts";
+import type { Transport } from "../parts.ts";
+import type { Runtime } from "../runtime.ts";
+import type { Session } from "./session.ts";
+
+/** A transport has so long to bring a link up. ms (PROTOCOL §2) */
+const WITHIN = 3_000;
+/** A peer that could not be reached is not tried again before. ms */
+const REST = 2_000;
+/** Peers that rest, at most; the oldest are forgotten. */
+const RESTING = 4_096;
+
+/** Links on demand, over the transports that can make them. */
+export interface Reach {
+  /** Is there such a transport? */
+  readonly possible: boolean;
+  /** A session with a link that is up. Rejects with NETWORK_ERROR. */
+  to(peer: string): Promise<Session>;
+  /** A link to the peer is up. */
+  arrived(peer: string, session: Session): void;
+  close(): void;
+}
+
+/** The transports are tried in the order of the plugins. */
+export function createReach(transports: readonly Transport[], runtime: Runtime): Reach {
+  const trying = new Map<string, PromiseWithResolvers<Session>>();
+  const resting = new Map<string, number>();
+  const controller = new AbortController();
+
+  const able = transports.filter(({ reach }) => reach !== undefined);
+
+  async function attempt(peer: string, { promise, reject }: PromiseWithResolvers<Session>): Promise<void> {
+    let why = "no transport can reach it";
+    for (const transport of able) {
+      if (controller.signal.aborted) break;
+      const late = new AbortController();
+      const { promise: overdue, reject: expire } = Promise.withResolvers<never>();
+      const stop = runtime.setTimeout(WITHIN, () => expire(new Error(`it did not answer within ${WITHIN} ms`)));
+      try {
+        await Promise.race([transport.reach?.(peer, late.signal), overdue]);
+        await Promise.race([promise, overdue]);
+        return;
+      } catch (cause) {
+        why = cause instanceof Error ? cause.message : String(cause);
+      } finally {
+        stop();
+        late.abort();
+      }
+    }
+    resting.set(peer, runtime.now() + REST);
+    if (resting.size > RESTING) resting.delete(resting.keys().next().value as string);
+    trying.delete(peer);
+    reject(unreachable(why));
+  }
+
+  return {
+    get possible() {
+      return able.length > 0;
+    },
+    to(peer) {
+      const running = trying.get(peer);
+      if (running) return running.promise;
+      if (able.length === 0 || controller.signal.aborted || (resting.get(peer) ?? 0) > runtime.now())
+        return Promise.reject(unreachable("there is no link to it right now"));
+      const pending = Promise.withResolvers<Session>();
+      pending.promise.catch(() => undefined); // who asked has seen it, or has gone
+      trying.set(peer, pending);
+      void attempt(peer, pending);
+      return pending.promise;
+    },
+    arrived(peer, session) {
+      resting.delete(peer);
+      trying.get(peer)?.resolve(session);
+      trying.delete(peer);
+    },
+    close: () => controller.abort(),
+  };
+}
+
+function unreachable(why: string): AimoError {
+  return new AimoError("NETWORK_ERROR", `The provider's node is out of reach: ${why}.`);
+}
