@@ -31,7 +31,7 @@ export function openOver({ link: first, number, target, request, reply, call, ke
   let { outbox } = first;
   const { promise: done, resolve } = Promise.withResolvers<void>();
   const grant = createGrant(window);
-  const incoming = createIncoming(request, peer, window, limits.body);
+  const incoming = createIncoming(request, target.slice(0, target.indexOf("/")), window, limits.body);
   let upload!: OutgoingBody; // made with each REQUEST
   const inbox = createInbox(reply, { taken, behind: (is) => (is ? progress.hold() : progress.release()) });
   let state: "sent" | "open" | "detached" | "resuming" | "cancelled" | "over" = "sent";

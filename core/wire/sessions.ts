@@ -169,7 +169,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     const { caps, peer } = link;
     if (!caps.private || !caps.ordered || !caps.reliable || peer === undefined) return seal(link);
     if (closing || isShunned(peer)) {
-      link.close(new AimoError("FORBIDDEN", closing ? "the node is shutting down" : `${peer} is not talked to`));
+      const error = new AimoError("FORBIDDEN", closing ? "the node is shutting down" : `${peer} is not talked to`);
+      runtime.turn(() => link.close(error)); // its transport has not got the events yet
       return { message: () => undefined, closed: () => undefined };
     }
     const { attached, events } = attach(link, peer, kernel, {
