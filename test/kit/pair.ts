@@ -82,11 +82,18 @@ export interface Wire {
   readonly open: boolean;
 }
 
+export interface ConnectOptions {
+  dialler?: Side;
+  caps?: LinkCaps;
+  rank?: number;
+  via?: string;
+}
+
 /** Links two nodes; `dialler` says which of them opened it. Messages arrive a turn later, as over a socket. */
 export function connect(
   a: Pick<WiredNode, "accept"> & { node: { id: string } },
   b: Pick<WiredNode, "accept"> & { node: { id: string } },
-  { dialler = "a", caps = CAPS }: { dialler?: Side; caps?: LinkCaps } = {},
+  { dialler = "a", caps = CAPS, rank = 0, via = "test" }: ConnectOptions = {},
 ): Wire {
   const seen: Passing[] = [];
   const held: Passing[] = [];
@@ -118,8 +125,8 @@ export function connect(
   function end(side: Side, peer: string): Link {
     return {
       peer,
-      via: "test",
-      rank: 0,
+      via,
+      rank,
       dialled: side === dialler,
       caps,
       send(messages): Wait {
