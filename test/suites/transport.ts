@@ -1,6 +1,7 @@
 import { expect } from "vitest";
 import {
   createNode,
+  openIdentity,
   type AimoNode,
   type Handler,
   type Link,
@@ -10,7 +11,7 @@ import {
   type PluginList,
   type ReplyFrame,
 } from "../../core/index.ts";
-import { defineSuite, type Skip } from "./case.ts";
+import { defineSuite, type Case, type Skip } from "./case.ts";
 import { collect, origin } from "./build.ts";
 
 /** Two nodes that the transport under test links; `right` is started second and knows the first. */
@@ -28,6 +29,7 @@ interface Pair extends AsyncDisposable {
 /** A link as the transport made it, and what came over it. */
 interface Tap {
   readonly link: Link;
+  /** Only where the link is not private. */
   readonly received: Uint8Array[];
   readonly closed: Promise<unknown>;
   closes: number;
@@ -44,7 +46,7 @@ export function testTransport(make: () => TransportPair, skip: Skip = {}): void 
   defineSuite("transport", cases(make), skip);
 }
 
-function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
+function cases(make: () => TransportPair): Record<string, Case> {
   return {
     "links two nodes, and again after both were closed": async () => {
       for (let round = 0; round < 2; round++) {
@@ -56,8 +58,9 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
     "tells who the peer is, and which side opened the link": async () => {
       await using pair = await link(make(), echo);
       const [a, b] = [pair.links.left[0] as Tap, pair.links.right[0] as Tap];
-      expect(a.link.peer).toBe(pair.right.id);
-      expect(b.link.peer).toBe(pair.left.id);
+      expect([...pair.left.peers]).toEqual([{ id: pair.right.id, links: [a.link.via] }]);
+      expect([...pair.right.peers]).toEqual([{ id: pair.left.id, links: [b.link.via] }]);
+      if (a.link.caps.private) expect([a.link.peer, b.link.peer]).toEqual([pair.right.id, pair.left.id]);
       expect(a.link.dialled).toBe(!b.link.dialled);
     },
     "carries a request and a whole answer, byte for byte": async () => {
@@ -149,30 +152,54 @@ function cases(make: () => TransportPair): Record<string, () => Promise<void>> {
       expect(frames.map((frame) => frame.messageType)).toEqual(["Response", "StreamChunk", "Error"]);
       expect(outcome.error).toMatchObject({ code: "STREAM_INTERRUPTED", retryable: true });
     },
-    "garbage ends the link and not the node": async () => {
+    "garbage ends the link, or is passed over where others can write to it, and never ends the node": async () => {
       await using pair = await link(make(), echo);
       const [bad] = pair.links.left as [Tap];
-      const { closed } = pair.links.right[0] as Tap;
+      const { closed, link: other } = pair.links.right[0] as Tap;
       bad.link.send([Uint8Array.from({ length: 40 }, (_, i) => i)]);
-      await closed;
+      if (other.caps.private) await closed;
+      else expect(bodyOf((await ask(pair, bytes(10))).frames)).toHaveLength(10);
       const own = await ask({ left: pair.right, right: pair.right }, bytes(10));
       expect(bodyOf(own.frames)).toHaveLength(10);
     },
-    "caps are true: messages of the largest size arrive whole and in order": async () => {
+    "nothing can be read on a link that is not private": async (test) => {
       await using pair = await link(make(), echo);
       const [a, b] = [pair.links.left[0] as Tap, pair.links.right[0] as Tap];
-      const { caps } = a.link;
-      const sent = Array.from({ length: 20 }, (_, i) => ignored(i % 2 === 0 ? caps.maxMessage : 12 + i, i));
-      const all = Promise.withResolvers<void>();
-      const got: Uint8Array[] = [];
-      b.divert = (message) => {
-        if (message[0] === IGNORED) got.push(Uint8Array.from(message));
-        if (got.length === sent.length) all.resolve();
-      };
-      for (let i = 0; i < sent.length; i += 5) await a.link.send(sent.slice(i, i + 5));
-      await all.promise;
-      got.forEach((message, i) => expect(Buffer.compare(message, sent[i] as Uint8Array)).toBe(0));
+      if (a.link.caps.private) return test.skip("its links are private");
+      const secret = "a prompt that nobody on the way may read";
+      await ask(pair, Buffer.from(secret.repeat(100)));
+      const all = Buffer.concat([...a.received, ...b.received]).toString("latin1");
+      expect(all.length).toBeGreaterThan(2 * 100 * secret.length);
+      expect(all).not.toContain(secret);
     },
+    "a peer that is not there cannot be reached": async (test) => {
+      const plugins = tapped(make().left(), []);
+      const { transport } = plugins.find((plugin) => plugin.transport) as Plugin;
+      await using node = await createNode({ plugins, drain: 0 });
+      if (transport?.reach === undefined) return test.skip("it makes no links on demand");
+      const gone = openIdentity().peerId;
+      const { reach } = transport;
+      await expect((async () => reach(gone, AbortSignal.timeout(5_000)))()).rejects.toThrow();
+      expect([...node.peers]).toEqual([]);
+    },
+    "caps are true: messages of the largest size arrive whole, and in order and without loss where that is said":
+      async () => {
+        await using pair = await link(make(), echo);
+        const [a, b] = [pair.links.left[0] as Tap, pair.links.right[0] as Tap];
+        const { caps } = a.link;
+        const sent = Array.from({ length: 20 }, (_, i) => ignored(i % 2 === 0 ? caps.maxMessage : 12 + i, i));
+        const all = Promise.withResolvers<void>();
+        const got: Uint8Array[] = [];
+        b.divert = (message) => {
+          if (message[0] === IGNORED) got.push(Uint8Array.from(message));
+          if (got.length === sent.length) all.resolve();
+        };
+        for (let i = 0; i < sent.length; i += 5) await a.link.send(sent.slice(i, i + 5));
+        await all.promise;
+        const expected = caps.ordered ? sent : sent.toSorted(Buffer.compare);
+        if (!caps.ordered) got.sort(Buffer.compare);
+        got.forEach((message, i) => expect(Buffer.compare(message, expected[i] as Uint8Array)).toBe(0));
+      },
     "a closed link is told to both sides exactly once, and takes nothing more": async () => {
       await using pair = await link(make(), echo);
       const [a, b] = [pair.links.left[0] as Tap, pair.links.right[0] as Tap];
@@ -207,8 +234,9 @@ async function link(
   config: Partial<NodeConfig> = {},
 ): Promise<Pair> {
   const links = { left: [] as Tap[], right: [] as Tap[] };
+  const plugins = tapped(left(), links.left);
   const a = await createNode({
-    plugins: [tapped(left(), links.left), back && { name: "provider-test", provider: provider(back) }],
+    plugins: [plugins, back && { name: "provider-test", provider: provider(back) }],
     drain: 0,
     ...config,
   });
@@ -217,7 +245,11 @@ async function link(
     drain: 0,
     ...config,
   });
-  await Promise.all([knows(a, b.id), back && knows(b, a.id), linked(b, a.id)]);
+  await Promise.all([knows(a, b.id), back && knows(b, a.id)]);
+  // Where links are made on demand the advert came through the air.
+  if ([...a.peers].length === 0)
+    for (const { transport } of plugins) await transport?.reach?.(b.id, AbortSignal.timeout(5_000));
+  await Promise.all([linked(a, b.id), linked(b, a.id)]);
   return {
     left: a,
     right: b,
@@ -261,7 +293,10 @@ function tap(raw: Link, events: LinkEvents, taps: Tap[]): LinkEvents {
   const made: Tap = { link: raw, received: [], closed, closes: 0, divert: undefined };
   taps.push(made);
   return {
-    message: (message) => (made.divert ?? events.message)(message),
+    message(message) {
+      if (!raw.caps.private) made.received.push(Uint8Array.from(message));
+      (made.divert ?? events.message)(message);
+    },
     closed(error) {
       made.closes++;
       resolve(error);
