@@ -20,7 +20,8 @@ export class OutgoingBody {
   queued = false;
   /** Bytes sent. */
   offset = 0;
-  private outbox: Outbox;
+  /** The one it goes out by. */
+  outbox: Outbox;
   private limit: number;
   private readonly call: number;
   private readonly flags: number;

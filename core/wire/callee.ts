@@ -73,12 +73,7 @@ export function answer(
         return false;
       }
       repeated = true;
-      stopHold?.();
-      link = next;
-      outbox = next.outbox;
-      outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
-      if (said) outbox.control(said);
-      if (!download.resume(outbox, 0)) give();
+      rebind(next, encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED), 0);
       return true;
     },
     resume(next, { offset, body }) {
@@ -87,15 +82,7 @@ export function answer(
         return false;
       }
       const { limit } = decodeHead(Type.RESUME, body);
-      stopHold?.();
-      link = next;
-      outbox = next.outbox;
-      outbox.control(encodeMessage(Type.RESUMED, 0, number));
-      if (said) outbox.control(said);
-      if (!download.resume(outbox, offset)) {
-        give();
-        return false;
-      }
+      if (!rebind(next, encodeMessage(Type.RESUMED, 0, number), offset)) return false;
       download.raise(limit);
       return true;
     },
@@ -117,6 +104,18 @@ export function answer(
   outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
   if ((request.flags & Flag.LAST) !== 0) take(() => true);
+
+  /** Goes on over another link; false when what the opener lacks is no longer here. */
+  function rebind(next: AttachedLink, first: Uint8Array, from: number): boolean {
+    stopHold?.();
+    link = next;
+    outbox = next.outbox;
+    outbox.control(first);
+    if (said) outbox.control(said);
+    if (download.resume(outbox, from)) return true;
+    give();
+    return false;
+  }
 
   function alive(offset: number): void {
     if (download.offset === offset) outbox.control(encodeHead(Type.ALIVE, 0, number, { state: "working" }));

@@ -169,7 +169,9 @@ export function openOver({ link: first, number, target, request, reply, call, ke
     silent.release();
     if (!inbox.behind) progress.release();
     state = "open";
-    if (unknown) ask(); // the request never got there
+    if (!unknown) return;
+    upload.drop();
+    ask(); // the request never got there
   }
 
   function message({ type, flags, offset, body }: Message): void {

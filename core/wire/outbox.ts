@@ -68,6 +68,7 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
     while (size < BATCH) {
       const body = turns.shift();
       if (body === undefined) break;
+      if (body.outbox !== outbox) continue; // it has moved to another link
       const message = body.take(Math.min(turns.length > 0 ? FAIR : MAX_CHUNK, BATCH - size));
       if (message !== undefined) {
         batch.push(message);
@@ -79,7 +80,7 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
     return batch;
   }
 
-  return {
+  const outbox: Outbox = {
     control(message) {
       if (closed) return;
       control.push(message);
@@ -106,4 +107,5 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
       turns.length = 0;
     },
   };
+  return outbox;
 }

@@ -28,7 +28,7 @@ export interface Sessions {
 }
 
 export function createSessions(kernel: WireKernel, load: () => number, transports: readonly Transport[]): Sessions {
-  const { identity, runtime, hooks, settings } = kernel;
+  const { runtime, hooks, settings } = kernel;
   const peers = createPeers();
   const links = new Set<AttachedLink>();
   const sealings = new Set<Sealing>();

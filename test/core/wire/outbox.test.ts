@@ -58,6 +58,18 @@ function shape(messages: readonly Message[]): string[] {
   );
 }
 
+test("a body that has moved to another link sends nothing more over the old one", async () => {
+  const [old, next] = [bench(), bench()];
+  const moved = new OutgoingBody(old.outbox, 1, 0, 2 ** 40, 65_536);
+  moved.push(bytes(10));
+  await settle();
+  moved.push(bytes(20));
+  moved.resume(next.outbox, 4);
+  await settle();
+  expect(old.sends.map(shape)).toEqual([["DATA 1@0+10"]]);
+  expect(next.sends.map(shape)).toEqual([["DATA 1@4+6", "DATA 1@10+20"]]);
+});
+
 describe("a turn", () => {
   test("is one send, control first", async () => {
     const { outbox, sends, body } = bench();

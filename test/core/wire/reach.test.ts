@@ -93,7 +93,6 @@ describe("a call whose link breaks", () => {
       if (message?.type === Type.DATA && message.offset > 100_000) setImmediate(() => direct.cut());
       return "pass";
     };
-    let asked: Promise<unknown> | undefined;
     stage.near.reach = async () => {
       const wire = connect(stage.a, stage.b, { caps: GOSSIP, rank: 10, via: "gossip" });
       let batches = 0;
@@ -103,9 +102,7 @@ describe("a call whose link breaks", () => {
       };
     };
     const reply = collect(stage.a.node, chat("m", { stream: true }));
-    asked = reply;
-    await settle(stage, asked);
-    const { outcome, text } = await reply;
+    const { outcome, text } = await settle(stage, reply);
     expect([outcome.status, text === whole, stage.runs]).toEqual(["ok", true, 1]);
     const types = again?.seen.map(({ message }) => message?.type);
     expect(types).toContain(Type.RESUME);
