@@ -24,6 +24,8 @@ export interface AttachedLink {
   readonly via: string;
   readonly rank: number;
   readonly dialled: boolean;
+  /** For one call. */
+  readonly single: boolean;
   readonly outbox: Outbox;
   /** An advert of a third node, by its peer id: only the newest goes out, at the next tick. */
   forward(peer: string, message: Uint8Array): void;
@@ -33,11 +35,17 @@ export interface AttachedLink {
   readonly suspect: boolean;
   /** `late`: our own loop hung, so silence says nothing. */
   tick(late: boolean): void;
+  /** A link for one call alone, where the transport makes such. */
+  readonly fork: ((home: Session) => Promise<AttachedLink>) | undefined;
+  /** The session it was made for; the peer's HELLO confirms it. */
+  readonly home: Session | undefined;
   /** Tells the peer why, then closes; with `error` at once. */
   bye(code: string, message: string, error?: AimoError): void;
 }
 
 export interface LinkEnds {
+  /** A link for one call was made. */
+  forked(link: AttachedLink): void;
   hello(link: AttachedLink, head: Head<typeof Type.HELLO>): Session;
   advert(link: AttachedLink, head: Head<typeof Type.ADVERT>): void;
   closed(link: AttachedLink, error: AimoError | undefined): void;
@@ -48,6 +56,7 @@ export function attach(
   peer: string,
   kernel: WireKernel,
   ends: LinkEnds,
+  home?: Session,
 ): { attached: AttachedLink; events: LinkEvents } {
   const { identity, instance, runtime, settings } = kernel;
   const outbox = createOutbox(link, runtime);
@@ -70,7 +79,10 @@ export function attach(
     via: link.via,
     rank: link.rank,
     dialled: link.dialled,
+    single: link.single === true,
     outbox,
+    fork: link.fork && fork,
+    home,
     get session() {
       return session;
     },
@@ -104,6 +116,17 @@ export function attach(
       end(error);
     },
   };
+
+  async function fork(of: Session): Promise<AttachedLink> {
+    let made: AttachedLink | undefined;
+    await link.fork?.((single) => {
+      const { attached: mine, events: its } = attach(single, peer, kernel, ends, of);
+      made = mine;
+      ends.forked(mine);
+      return its;
+    });
+    return made as AttachedLink;
+  }
 
   /** The peer broke the protocol. */
   function breakOff(error: AimoError): void {

@@ -221,14 +221,16 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       return found;
     },
     async call(target, frame, reply, call) {
-      const link = session.best();
-      if (link === undefined || draining)
+      const shared = session.best();
+      if (shared === undefined || draining)
         throw new AimoError("NETWORK_ERROR", "There is no link to the provider's node right now.");
+      const link = shared.fork ? await shared.fork(session).catch(() => shared) : shared;
       if (next > 0xffff_ffff)
         throw new AimoError("NETWORK_ERROR", "This link has no call numbers left; it must be made anew.");
       const number = next++;
       const forget = (cancel = false): void => {
         openers.delete(number);
+        if (link.single) link.bye("closing", "the call is over");
         if (cancel && links.size === 0) cancelLater(number);
         checkEmpty();
       };

@@ -46,7 +46,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     news: (peer) => forward(peer),
     gone(peer) {
       if (!settings.relay || closing) return;
-      for (const link of links) if (link.session && link.peer !== peer) link.forward(peer, goneMessage(peer));
+      for (const link of shared())
+        if (link.peer !== peer) link.forward(peer, encodeHead(Type.ADVERT, 0, 0, { gone: [peer] }));
     },
   });
 
@@ -63,9 +64,14 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     if (directory.due) advertise();
   }
 
+  /** Links that are up, and for more than one call. */
+  function shared(): AttachedLink[] {
+    return [...links].filter(({ session, single }) => session && !single);
+  }
+
   function advertise(): void {
     const message = directory.own();
-    for (const link of links) if (link.session) link.outbox.control(message);
+    for (const link of shared()) link.outbox.control(message);
     broadcast(message);
   }
 
@@ -76,10 +82,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
 
   /** For a relay: what is known of a peer goes to all others. */
   function forward(peer: string): void {
-    if (!settings.relay) return;
-    for (const link of links)
-      if (link.session)
-        for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
+    for (const link of settings.relay ? shared() : [])
+      for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
   }
 
   function isShunned(name: string): boolean {
@@ -174,9 +178,11 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       return { message: () => undefined, closed: () => undefined };
     }
     const { attached, events } = attach(link, peer, kernel, {
+      forked: (me) => void links.add(me),
       hello(me, { instance }) {
         const joined = !peers.isHere(peer);
         const session = peers.enter(peer, Buffer.from(instance).toString("hex"), () => begin(peer));
+        if (me.single) return session;
         if (session.links.size === 0)
           for (const old of peers.of(peer)) if (old !== session && old.links.size === 0) old.end();
         session.add(me);
@@ -192,7 +198,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
         links.delete(me);
         if (error?.code === "FORBIDDEN")
           shun(peer, new AimoError("FORBIDDEN", `${peer} was cut off: ${error.message}`));
-        const { session } = me;
+        const session = me.session ?? me.home;
         if (session === undefined) {
           if (!error) return;
           const message = `A link to ${peer} over ${link.via} failed: ${error.message}`;
@@ -200,6 +206,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
         }
         const asking = session.asking > 0;
         session.remove(me, error);
+        if (me.single) return;
         hooks.tell("link:down", peer, link.via, error);
         if (peers.isHere(peer)) return;
         lost(peer, asking);
@@ -247,10 +254,6 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       await Promise.all([...sealings].map(({ settled }) => settled));
     },
   };
-
-  function goneMessage(peer: string): Uint8Array {
-    return encodeHead(Type.ADVERT, 0, 0, { gone: [peer] });
-  }
 
   function drainMessage(): Uint8Array {
     return encodeHead(Type.DRAIN, 0, 0, { retryAfterMs: 1_000 });
