@@ -39,6 +39,8 @@ export interface AttachedLink {
   readonly fork: ((home: Session) => Promise<AttachedLink>) | undefined;
   /** The session it was made for; the peer's HELLO confirms it. */
   readonly home: Session | undefined;
+  /** One side has said BYE. A peer that dies says nothing, and looks like a clean close. */
+  readonly parted: boolean;
   /** Tells the peer why, then closes; with `error` at once. */
   bye(code: string, message: string, error?: AimoError): void;
 }
@@ -62,6 +64,7 @@ export function attach(
   const outbox = createOutbox(link, runtime);
   let session: Session | undefined;
   let open = true;
+  let parted = false;
   let quiet = 0; // ms since something was received
   let heard = false;
   let idle = 0; // ms without a call
@@ -85,6 +88,9 @@ export function attach(
     home,
     get session() {
       return session;
+    },
+    get parted() {
+      return parted;
     },
     get suspect() {
       return quiet >= SUSPECT_AFTER;
@@ -110,6 +116,7 @@ export function attach(
     },
     bye(code, message, error) {
       if (!open) return;
+      parted = true;
       outbox.flush(); // BYE is control: it must not overtake the end of a call
       outbox.control(encodeHead(Type.BYE, 0, 0, { code, message }));
       outbox.flush();
@@ -178,6 +185,7 @@ export function attach(
       }
       case Type.BYE: {
         const { code, message: why } = decodeHead(Type.BYE, bytes);
+        parted = true;
         return end(
           code === "closing"
             ? undefined

@@ -7,10 +7,9 @@ import { attach, TICK, type AttachedLink } from "./link.ts";
 import { createPeers } from "./peers.ts";
 import { createReach } from "./reach.ts";
 import { sealLink, type Sealing } from "./seal.ts";
+import { createShunned, pairOf } from "./shun.ts";
 import { createSession, type Session, type WireKernel } from "./session.ts";
 
-/** A peer that lied is not talked to for so long. ms */
-const SHUN = 300_000;
 /** Handshakes that are answered in a second: each costs about 0.3 ms. */
 const GREETINGS_PER_SECOND = 200;
 
@@ -32,8 +31,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   const peers = createPeers();
   const links = new Set<AttachedLink>();
   const sealings = new Set<Sealing>();
-  /** Peers, and pairs of provider and relay, until when. */
-  const shunned = new Map<string, number>();
+  const shunned = createShunned(runtime);
   let greetings = GREETINGS_PER_SECOND;
   let closing = false;
   let answered: (() => void) | undefined;
@@ -42,7 +40,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   const directory = createDirectory(kernel, {
     load,
     handle,
-    shunned: (peer, way) => isShunned(peer) || isShunned(`${peer} ${way}`),
+    shunned: (peer, way) => shunned.has(peer) || shunned.has(pairOf(peer, way)),
     news: (peer) => forward(peer),
     gone(peer) {
       if (!settings.relay || closing) return;
@@ -60,7 +58,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       if (link.suspect) suspect(link);
     }
     directory.expire(now);
-    for (const [name, until] of shunned) if (until <= now) shunned.delete(name);
+    shunned.expire(now);
     if (directory.due) advertise();
   }
 
@@ -86,12 +84,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
   }
 
-  function isShunned(name: string): boolean {
-    return (shunned.get(name) ?? 0) > runtime.now();
-  }
-
   function shun(name: string, error: AimoError): void {
-    shunned.set(name, runtime.now() + SHUN);
+    shunned.add(name);
     hooks.tell("node:error", error);
   }
 
@@ -129,8 +123,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   }
 
   /** Its last link is gone. Where one can be made on demand its models stay, until it turns out that it cannot. */
-  function lost(peer: string, asking: boolean): void {
-    const spare = reach.possible && !closing && (asking || directory.offers(peer));
+  function lost({ peer, parted }: AttachedLink, asking: boolean): void {
+    const spare = reach.possible && !closing && (asking || (!parted && directory.offers(peer)));
     directory.lost(peer, spare);
     if (spare && !carrier(peer)) reach.to(peer).catch(() => peers.isHere(peer) || directory.forget(peer));
   }
@@ -154,7 +148,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       onDrain: () => void (peers.newest(peer) ?? directory.forget(peer)),
       onIdle: () => answered?.(),
       onLie(provider, error) {
-        shun(`${provider} ${peer}`, error);
+        shun(pairOf(provider, peer), error);
         directory.drop(provider, peer);
       },
       onEmpty: () => peers.leave(peer, session),
@@ -172,7 +166,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   function accept(link: Link): LinkEvents {
     const { caps, peer } = link;
     if (!caps.private || !caps.ordered || !caps.reliable || peer === undefined) return seal(link);
-    if (closing || isShunned(peer)) {
+    if (closing || shunned.has(peer)) {
       const error = new AimoError("FORBIDDEN", closing ? "the node is shutting down" : `${peer} is not talked to`);
       runtime.turn(() => link.close(error)); // its transport has not got the events yet
       return { message: () => undefined, closed: () => undefined };
@@ -209,7 +203,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
         if (me.single) return;
         hooks.tell("link:down", peer, link.via, error);
         if (peers.isHere(peer)) return;
-        lost(peer, asking);
+        lost(me, asking);
         hooks.tell("peer:leave", peer, error);
       },
     });

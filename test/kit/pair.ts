@@ -87,13 +87,14 @@ export interface ConnectOptions {
   caps?: LinkCaps;
   rank?: number;
   via?: string;
+  onDemand?: true;
 }
 
 /** Links two nodes; `dialler` says which of them opened it. Messages arrive a turn later, as over a socket. */
 export function connect(
   a: Pick<WiredNode, "accept"> & { node: { id: string } },
   b: Pick<WiredNode, "accept"> & { node: { id: string } },
-  { dialler = "a", caps = CAPS, rank = 0, via = "test" }: ConnectOptions = {},
+  { dialler = "a", caps = CAPS, rank = 0, via = "test", onDemand }: ConnectOptions = {},
 ): Wire {
   const seen: Passing[] = [];
   const held: Passing[] = [];
@@ -128,6 +129,7 @@ export function connect(
       via,
       rank,
       dialled: side === dialler,
+      ...(onDemand && { onDemand }),
       caps,
       send(messages): Wait {
         if (closed[side]) return undefined;

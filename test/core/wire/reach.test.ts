@@ -196,6 +196,25 @@ describe("a peer that was only heard of", () => {
   });
 });
 
+test("a link on demand that was idle is not made again until there is a call", async () => {
+  const stage = await scene();
+  let reached = 0;
+  stage.near.reach = async () => {
+    reached++;
+    stage.wires.push(connect(stage.a, stage.b, { caps: GOSSIP, rank: 10, via: "gossip", onDemand: true }));
+  };
+  await stage.b.runtime.advance(10_500);
+  stage.far.said.forEach((message) => stage.near.heard(message));
+  await settle(stage, collect(stage.a.node, chat("m", { stream: true })));
+  for (let ms = 0; ms < 62_000; ms += 500) {
+    await pass(500, stage.a, stage.b);
+    stage.far.said.splice(0).forEach((message) => stage.near.heard(message));
+  }
+  expect([reached, stage.wires[0]?.open, models(stage.a).length]).toEqual([1, false, 1]);
+  await settle(stage, collect(stage.a.node, chat("m", { stream: true })));
+  expect(reached).toBe(2);
+});
+
 test("the models of a peer whose last link broke are gone at once when it cannot be reached on demand", async () => {
   const stage = await scene();
   stage.near.reach = () => Promise.reject(new Error("nobody listens there"));
