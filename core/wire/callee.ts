@@ -1,5 +1,5 @@
 import type { Origin, Outcome } from "../call.ts";
-import { AimoError } from "../error.ts";
+import { AimoError, fromFrame } from "../error.ts";
 import type { Receipt, ReplyFrame } from "../frame.ts";
 import type { Wait } from "../parts.ts";
 import { idle, type Idle } from "../runtime.ts";
@@ -38,6 +38,7 @@ export function answer(
   let state: "reading" | "running" | "ended" = "reading";
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
   let stopHold: (() => void) | undefined;
+  let failed = false; // the first error counts, also while it waits to be sent
   let refused = false; // while it was read: what is on its way is ignored
   let stalled: Idle | undefined;
   let stopAlive: (() => void) | undefined;
@@ -155,11 +156,8 @@ export function answer(
   function write(frame: ReplyFrame): Wait {
     if (state === "ended") return undefined;
     if (frame.messageType === "Error") {
-      const { code, message, data: rest } = frame;
-      return void fail(
-        new AimoError(code, message, rest),
-        rest.detail === "reader_stalled" ? "reader_stalled" : undefined,
-      );
+      const word = frame.data.detail === "reader_stalled" ? "reader_stalled" : undefined;
+      return void fail(fromFrame(frame), word, frame.receipt);
     }
     let wait: Wait;
     if (frame.messageType === "Response") {
@@ -182,8 +180,9 @@ export function answer(
     stalled ??= idle(runtime, STALLED, () => {
       const message = `The reader took nothing for ${STALLED} ms.`;
       const error = new AimoError("STREAM_INTERRUPTED", message, { detail: "reader_stalled", retryable: false });
-      if (state === "running") controller.abort(error);
-      if (state !== "ended") fail(error, "reader_stalled");
+      controller.abort(error);
+      // A call that still runs has told it by then, with a receipt.
+      runtime.turn(() => fail(error, "reader_stalled"));
     });
     stalled.release();
     void wait.then(() => stalled?.hold());
@@ -210,8 +209,9 @@ export function answer(
   }
 
   /** Bytes without credit are dropped. */
-  function fail(error: AimoError, word?: string): void {
-    if (state === "ended") return;
+  function fail(error: AimoError, word?: string, receipt?: Receipt): void {
+    if (state === "ended" || failed) return;
+    failed = true;
     if (download.blocked) download.drop();
     if (state === "reading") {
       stopBody();
@@ -219,7 +219,7 @@ export function answer(
       refused = true;
       state = "running";
     }
-    close((total) => encodeHead(Type.ERROR, 0, number, errorHead(error, word), total));
+    close((total) => encodeHead(Type.ERROR, 0, number, errorHead(error, word, receipt), total));
   }
 
   function end(): void {

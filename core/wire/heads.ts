@@ -1,6 +1,7 @@
 import { decode, encode } from "cborg";
 import { z } from "zod";
 import { AimoError, isErrorCode, type ErrorCode } from "../error.ts";
+import type { Receipt, RequestFrame } from "../frame.ts";
 import { malformed, MAX_HEAD, Type } from "./codec.ts";
 
 const STRICT = {
@@ -73,6 +74,9 @@ const HEADS = {
     data: z
       .looseObject({ status: z.number().int().min(100).max(599).optional(), param: z.string().optional() })
       .optional(),
+    // Whatever it is: the reply is a loss anyway, and the link need not go with it.
+    receipt: z.unknown().optional(),
+    signature: z.unknown().optional(),
   }),
   [Type.CANCEL]: z.looseObject({ reason: z.string() }),
   [Type.ALIVE]: z.looseObject({
@@ -99,6 +103,18 @@ export function decodeHead<T extends keyof typeof HEADS>(type: T, body: Uint8Arr
   throw malformed(`message ${type}, field ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
+/** What opens a call at a peer. */
+export function requestHead(
+  target: string,
+  request: Readonly<RequestFrame>,
+  times: Pick<Head<typeof Type.REQUEST>, "firstChunkMs" | "gapMs" | "holdMs">,
+): Head<typeof Type.REQUEST> {
+  const { requestId: id, type, method = "POST", contentType, headers, stream, model, endpoint, body } = request;
+  const optional = { ...(model !== undefined && { model }), ...(endpoint !== undefined && { endpoint }) };
+  const facts = { id, target, type, method, contentType, headers, stream, bodyLength: body.length, path: [] };
+  return { ...facts, ...optional, ...times };
+}
+
 /** Words of the wire, as this node's errors. */
 const WORDS: Record<string, ErrorCode> = {
   busy: "OVERLOADED",
@@ -111,8 +127,12 @@ const WORDS: Record<string, ErrorCode> = {
   call_expired: "STREAM_INTERRUPTED",
 };
 
-/** ERROR carries a word of the protocol or the lower-case code of an AimoError. */
-export function errorHead(error: AimoError, word: string = error.code.toLowerCase()): Head<typeof Type.ERROR> {
+/** ERROR carries a word of the protocol or the lower-case code of an AimoError, and what is signed of a part. */
+export function errorHead(
+  error: AimoError,
+  word: string = error.code.toLowerCase(),
+  receipt?: Receipt,
+): Head<typeof Type.ERROR> {
   const { message, retryable, data } = error;
   const { status, param, retryAfter } = data;
   const extra = { ...(status !== undefined && { status }), ...(param !== undefined && { param }) };
@@ -122,6 +142,7 @@ export function errorHead(error: AimoError, word: string = error.code.toLowerCas
     retryable,
     ...(retryAfter !== undefined && { retryAfterMs: Math.ceil(retryAfter) }),
     data: extra,
+    ...(receipt && { receipt: receipt.raw, signature: receipt.signature }),
   };
 }
 

@@ -204,7 +204,8 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
         if (cancel && links.size === 0) cancelLater(number);
         checkEmpty();
       };
-      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget });
+      const distrust = (error: AimoError): void => link.bye("cut_off", error.message, error);
+      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust });
       openers.set(number, opener);
       await opener.done;
     },
