@@ -28,6 +28,10 @@ export interface Attempt {
   readonly firstChunkAt?: number;
   readonly endedAt?: number;
   readonly error?: AimoError;
+  /** What its provider signed. Of a reply that was cancelled it may come after the end of the call. */
+  readonly receipt?: Receipt;
+  /** Hooks of this node changed bytes of a peer's reply: what was passed on is not what the receipt is about. */
+  readonly modified?: boolean;
 }
 
 /** One request's life on this node. Never crosses a link. */

@@ -10,12 +10,13 @@ import {
 } from "./frame.ts";
 import type { Listeners } from "./listeners.ts";
 import type { LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
-import { createReply, cut, fits, isLast, isPreamble, sizeOf } from "./reply.ts";
+import { createReply, cut, fits, isLast, isPreamble, sizeOf, watchBytes } from "./reply.ts";
 import { idle, type Runtime } from "./runtime.ts";
 import type { Seal } from "./wire/receipt.ts";
 
 /** How an attempt ended; with `next`, another target is to be asked. */
 export interface Verdict {
+  /** The attempt's, if it has come. */
   readonly receipt?: Receipt;
   readonly error?: AimoError;
   readonly next: boolean;
@@ -70,28 +71,40 @@ export function openGate(init: GateInit): Gate {
   let waiting: Wait; // the reader is behind
   let unread = 0;
   let streaming = false; // a chunk came: the gap counts
+  // A local receipt is about what the hooks left; a peer's is about what it sent.
+  const hooked = !seal && (listeners.has("frame:chunk") || listeners.has("frame:response")) ? watchBytes() : undefined;
   const watch = timeouts && idle(runtime, timeouts.firstChunk, () => fail(silence(streaming, timeouts)));
 
-  function close(result: Verdict): void {
+  function close(error?: AimoError, next = false, own?: Receipt): void {
     open = false;
     watch?.stop();
     attempt.endedAt = runtime.now();
-    if (result.error) attempt.error = result.error;
+    if (hooked?.changed) attempt.modified = true;
+    if (error) attempt.error = error;
+    if (own) take(own);
     // The handler of a reply that ended well has nothing left to stop.
-    if (result.error) controller.abort(result.error);
-    resolve(result);
+    if (error) controller.abort(error);
+    const { receipt } = attempt;
+    resolve({ next, ...(error && { error }), ...(receipt && { receipt }) });
+  }
+
+  /** Once an attempt. A peer's may come when all is over. */
+  function take(receipt: Receipt): void {
+    if (attempt.receipt) return;
+    attempt.receipt = receipt;
+    listeners.tell("call:receipt", receipt, call);
   }
 
   function fail(error: AimoError): void {
     if (!open) return;
     attempt.error = error; // seen by a lazy router when it is asked for the next target
-    if (!passed && error.retryable && hasNext()) return close({ error, next: true });
-    const receipt = seal?.finish(error.code === "CANCELLED" ? "cancelled" : "failed", status, usage);
-    close({ error, next: false, ...(receipt && { receipt }) });
+    const next = !passed && error.retryable && hasNext();
+    close(error, next, seal?.finish(error.code === "CANCELLED" ? "cancelled" : "failed", status, usage));
   }
 
   /** From the handler. */
   function write(frame: ReplyFrame): Wait {
+    if (!seal && frame?.receipt) take(frame.receipt);
     if (!open || ended) return undefined;
     if (!fits(frame, begun)) {
       const message = `The provider ${provider} wrote something that is no frame, or comes in the wrong place.`;
@@ -149,6 +162,7 @@ export function openGate(init: GateInit): Gate {
   function pass(frame: ResponseFrame | StreamChunkFrame): Wait {
     if (!open) return undefined;
     try {
+      hooked?.before(frame.body);
       if (frame.messageType === "StreamChunk") {
         listeners.guard("frame:chunk", frame, call);
         return emit(frame);
@@ -174,12 +188,12 @@ export function openGate(init: GateInit): Gate {
       throw new AimoError("PLUGIN_FAILED", "A plugin left something else than bytes in the body of a frame.");
     const last = isLast(frame);
     if (!last && frame.messageType === "StreamChunk" && frame.body.length === 0) return undefined;
-    if (seal) {
-      if (frame.body.length > 0) seal.update(frame.body);
-      if (last) (frame as Mutable<typeof frame>).receipt = seal.finish("complete", status, usage);
-    }
+    hooked?.after(frame.body);
+    if (seal && frame.body.length > 0) seal.update(frame.body);
+    const own = last ? seal?.finish("complete", status, usage) : undefined;
+    if (own) (frame as Mutable<typeof frame>).receipt = own;
     // Before the write: a client that leaves in the middle of it must not end the reply a second time.
-    if (last) close({ next: false, ...(frame.receipt && { receipt: frame.receipt }) });
+    if (last) close(undefined, false, own);
     return sink.write(frame);
   }
 

@@ -12,7 +12,7 @@ import { counting, createCall, createRequest, type LiveCall } from "./live-call.
 import { order, take, type NamedRouter } from "./route.ts";
 import type { Runtime } from "./runtime.ts";
 import { learn } from "./stats.ts";
-import { createSeal } from "./wire/receipt.ts";
+import { createSeal, sha256 } from "./wire/receipt.ts";
 
 /** What the parts of the kernel share. */
 export interface Kernel {
@@ -40,6 +40,8 @@ interface Run {
   readonly listeners: Listeners;
   readonly without: readonly string[];
   readonly timeouts: { readonly firstChunk: number; readonly gap: number };
+  /** Of the request's body as it came: set when a hook may change it. */
+  digest?: Uint8Array;
 }
 
 const OVER = "The call is over."; // a bare abort() makes a DOMException with its stack for each call
@@ -84,7 +86,8 @@ export function createPipeline(kernel: Kernel): Pipeline {
     signal.removeEventListener("abort", leave);
     calls.delete(call);
     if (outcome.status === "error" && outcome.error) {
-      const frame = toFrame(outcome.error, call.id);
+      const { receipt } = outcome;
+      const frame = { ...toFrame(outcome.error, call.id), ...(receipt && { receipt }) };
       listeners.tell("frame:error", frame, call);
       run.sink.write(frame);
     }
@@ -108,6 +111,8 @@ export function createPipeline(kernel: Kernel): Pipeline {
   /** One target after the other, until something of substance has passed. */
   async function serve(run: Run): Promise<Verdict> {
     const { request, call, listeners, without } = run;
+    // A receipt is about what the other side sent, whatever becomes of it here.
+    if (listeners.has("frame:request")) run.digest = sha256(request.body);
     await listeners.guard("call:start", call, request);
     await listeners.guard("frame:request", request, call);
     if (call.signal.aborted) return { error: cancelled(call.signal.reason), next: false };
@@ -142,7 +147,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
 
   async function attempt(
     target: Target,
-    { request, call, sink, listeners, timeouts: watched }: Run,
+    { request, call, sink, listeners, timeouts: watched, digest }: Run,
     hasNext: () => boolean,
   ): Promise<Verdict> {
     const record: LiveAttempt = { target: target.id, startedAt: runtime.now() };
@@ -155,7 +160,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       listeners,
       runtime,
       provider: target.provider,
-      seal: target.local ? createSeal(request, target.model.id, identity, runtime) : undefined,
+      seal: target.local ? createSeal(request, target.model.id, identity, runtime, digest) : undefined,
       timeouts: target.local ? watched : undefined,
       hasNext,
     });

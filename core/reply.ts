@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { isErrorCode } from "./error.ts";
 import { MAX_CHUNK, type ReplyFrame, type ResponseFrame, type StreamChunkFrame, type Usage } from "./frame.ts";
 import type { HeadInit, Reply, Wait } from "./parts.ts";
@@ -81,6 +82,24 @@ export function cut(frame: ReplyFrame): readonly ReplyFrame[] {
 /** Bytes of body. */
 export function sizeOf(frame: ReplyFrame): number {
   return frame.messageType === "Error" ? 0 : frame.body.length;
+}
+
+/** Tells whether the hooks of a reply changed its bytes, which they may also do in place, or move between chunks. */
+export function watchBytes(): {
+  before(body: Uint8Array): void;
+  after(body: Uint8Array): void;
+  readonly changed: boolean;
+} {
+  const given = createHash("sha256");
+  const passed = createHash("sha256");
+  return {
+    before: (body) => void given.update(body),
+    after: (body) => void passed.update(body),
+    /** To be asked once. */
+    get changed() {
+      return !given.digest().equals(passed.digest());
+    },
+  };
 }
 
 function toBytes(body: Uint8Array | string): Uint8Array {

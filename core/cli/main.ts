@@ -77,6 +77,18 @@ function build(): Command {
     .action(async (options: { dataDir?: string; json?: boolean }) => (await import("./keygen.ts")).keygen(options));
 
   program
+    .command("verify")
+    .description("Check receipts offline: who signed them, and that they say what was signed.")
+    .argument("[file]", "what GET /v1/receipts/:id answered, or one receipt of it (default: stdin)")
+    .option("--request <file>", "check that they are for this request body")
+    .option("--reply <file>", "check that this reply body is what the last of them is for")
+    .option("--json", "one JSON line a receipt")
+    .addHelpText("after", "\nExit codes: 0 all are right, 1 one is wrong, 2 wrong usage.")
+    .action(async (file: string | undefined, options: { request?: string; reply?: string; json?: boolean }) =>
+      (await import("./verify.ts")).verify(file, options),
+    );
+
+  program
     .command("demo")
     .description("A gateway and a provider over real libp2p on this machine, and one curl line to try them.")
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)

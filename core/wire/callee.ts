@@ -1,12 +1,12 @@
 import type { Origin, Outcome } from "../call.ts";
-import { AimoError } from "../error.ts";
+import { AimoError, fromFrame } from "../error.ts";
 import type { Receipt, ReplyFrame } from "../frame.ts";
 import type { Wait } from "../parts.ts";
 import { idle, type Idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { raise } from "./credit.ts";
 import type { Callee, CalleeEnds } from "./halves.ts";
-import { ACCEPTED, decodeHead, errorHead, type Head } from "./heads.ts";
+import { ACCEPTED, decodeHead, errorHead, type Head, toRequest } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./body.ts";
 import { createRequestBody, type RequestBody } from "./request-body.ts";
@@ -39,6 +39,7 @@ export function answer(
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
   let stopHold: (() => void) | undefined;
   let repeated = false; // the request came over two links: one body is enough
+  let failed = false; // the first error counts, also while it waits to be sent
   let refused = false; // while it was read: what is on its way is ignored
   let stalled: Idle | undefined;
   let stopAlive: (() => void) | undefined;
@@ -159,26 +160,15 @@ export function answer(
   async function open(body: Uint8Array): Promise<Outcome> {
     const origin: Origin = { kind: "peer", via: link.via, peer: link.peer, headers: {} };
     await kernel.admit(origin, "call");
-    const { id: requestId, target, model, endpoint, path, firstChunkMs: firstChunk, gapMs: gap } = head;
-    const { type, method, contentType, headers, stream } = head;
-    const optional = {
-      ...(target !== undefined && { providerId: target }),
-      ...(model !== undefined && { model }),
-      ...(endpoint !== undefined && { endpoint }),
-    };
-    const way = { hops: path.length + 1, path };
-    const asked = { requestId, type, contentType, body, method, headers, stream, ...way, ...optional };
-    return kernel.open(asked, { write }, { origin, signal: controller.signal, timeouts: { firstChunk, gap } });
+    const asked = { firstChunk: head.firstChunkMs, gap: head.gapMs };
+    return kernel.open(toRequest(head, body), { write }, { origin, signal: controller.signal, timeouts: asked });
   }
 
   function write(frame: ReplyFrame): Wait {
     if (state === "ended") return undefined;
     if (frame.messageType === "Error") {
-      const { code, message, data: rest } = frame;
-      return void fail(
-        new AimoError(code, message, rest),
-        rest.detail === "reader_stalled" ? "reader_stalled" : undefined,
-      );
+      const word = frame.data.detail === "reader_stalled" ? "reader_stalled" : undefined;
+      return void fail(fromFrame(frame), word, frame.receipt);
     }
     let wait: Wait;
     if (frame.messageType === "Response") {
@@ -201,8 +191,9 @@ export function answer(
     stalled ??= idle(runtime, STALLED, () => {
       const message = `The reader took nothing for ${STALLED} ms.`;
       const error = new AimoError("STREAM_INTERRUPTED", message, { detail: "reader_stalled", retryable: false });
-      if (state === "running") controller.abort(error);
-      if (state !== "ended") fail(error, "reader_stalled");
+      controller.abort(error);
+      // A call that still runs has told it by then, with a receipt.
+      runtime.turn(() => fail(error, "reader_stalled"));
     });
     stalled.release();
     void wait.then(() => stalled?.hold());
@@ -229,8 +220,9 @@ export function answer(
   }
 
   /** Bytes without credit are dropped. */
-  function fail(error: AimoError, word?: string): void {
-    if (state === "ended") return;
+  function fail(error: AimoError, word?: string, receipt?: Receipt): void {
+    if (state === "ended" || failed) return;
+    failed = true;
     if (download.blocked) download.drop();
     if (state === "reading") {
       stopBody();
@@ -238,7 +230,7 @@ export function answer(
       refused = true;
       state = "running";
     }
-    close((total) => encodeHead(Type.ERROR, 0, number, errorHead(error, word), total));
+    close((total) => encodeHead(Type.ERROR, 0, number, errorHead(error, word, receipt), total));
   }
 
   function end(): void {

@@ -1,4 +1,5 @@
 import type { Call } from "../call.ts";
+import type { AimoError } from "../error.ts";
 import type { RequestFrame } from "../frame.ts";
 import type { Reply } from "../parts.ts";
 import type { Message } from "./codec.ts";
@@ -21,7 +22,7 @@ export interface Opener {
 export interface OpenerInit {
   readonly link: AttachedLink;
   readonly number: number;
-  /** Target id at the peer. */
+  /** Its id. The node in it is the one that must have signed the receipt; through a relay it is not the link's peer. */
   readonly target: string;
   readonly request: RequestFrame;
   readonly reply: Reply;
@@ -29,6 +30,8 @@ export interface OpenerInit {
   readonly kernel: WireKernel;
   /** Nothing more can come for this number; `cancel`: the peer is to be told, on the next link. */
   forget(cancel?: boolean): void;
+  /** The provider signed what is not so: FORBIDDEN says what. It has been told to `node:error`; the reply has ended. */
+  distrust(error: AimoError): void;
 }
 
 /** The callee's half of a call: reading -> running (or blocked) -> ended; detached while it has no link. */

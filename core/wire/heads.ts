@@ -1,6 +1,8 @@
 import { decode, encode } from "cborg";
 import { z } from "zod";
 import { AimoError, isErrorCode, type ErrorCode } from "../error.ts";
+import type { Receipt, RequestFrame } from "../frame.ts";
+import type { NewRequest } from "../parts.ts";
 import { malformed, MAX_HEAD, Type } from "./codec.ts";
 
 const STRICT = {
@@ -73,6 +75,9 @@ const HEADS = {
     data: z
       .looseObject({ status: z.number().int().min(100).max(599).optional(), param: z.string().optional() })
       .optional(),
+    // Whatever it is: the reply is a loss anyway, and the link need not go with it.
+    receipt: z.unknown().optional(),
+    signature: z.unknown().optional(),
   }),
   [Type.CANCEL]: z.looseObject({ reason: z.string() }),
   [Type.ALIVE]: z.looseObject({
@@ -99,6 +104,31 @@ export function decodeHead<T extends keyof typeof HEADS>(type: T, body: Uint8Arr
   throw malformed(`message ${type}, field ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
+/** What opens a call at a peer. */
+export function requestHead(
+  target: string,
+  request: Readonly<RequestFrame>,
+  times: Pick<Head<typeof Type.REQUEST>, "firstChunkMs" | "gapMs" | "holdMs">,
+  path: string[],
+): Head<typeof Type.REQUEST> {
+  const { requestId: id, type, method = "POST", contentType, headers, stream, model, endpoint, body } = request;
+  const optional = { ...(model !== undefined && { model }), ...(endpoint !== undefined && { endpoint }) };
+  const facts = { id, target, type, method, contentType, headers, stream, bodyLength: body.length, path };
+  return { ...facts, ...optional, ...times };
+}
+
+/** The request that such a head and its body are. */
+export function toRequest(head: Head<typeof Type.REQUEST>, body: Uint8Array): NewRequest {
+  const { id: requestId, target, model, endpoint, path, type, method, contentType, headers: fields, stream } = head;
+  const optional = {
+    ...(target !== undefined && { providerId: target }),
+    ...(model !== undefined && { model }),
+    ...(endpoint !== undefined && { endpoint }),
+  };
+  const way = { hops: path.length + 1, path };
+  return { requestId, type, contentType, body, method, headers: fields, stream, ...way, ...optional };
+}
+
 /** Words of the wire, as this node's errors. */
 const WORDS: Record<string, ErrorCode> = {
   busy: "OVERLOADED",
@@ -111,8 +141,12 @@ const WORDS: Record<string, ErrorCode> = {
   call_expired: "STREAM_INTERRUPTED",
 };
 
-/** ERROR carries a word of the protocol or the lower-case code of an AimoError. */
-export function errorHead(error: AimoError, word: string = error.code.toLowerCase()): Head<typeof Type.ERROR> {
+/** ERROR carries a word of the protocol or the lower-case code of an AimoError, and what is signed of a part. */
+export function errorHead(
+  error: AimoError,
+  word: string = error.code.toLowerCase(),
+  receipt?: Receipt,
+): Head<typeof Type.ERROR> {
   const { message, retryable, data } = error;
   const { status, param, retryAfter } = data;
   const extra = { ...(status !== undefined && { status }), ...(param !== undefined && { param }) };
@@ -122,6 +156,7 @@ export function errorHead(error: AimoError, word: string = error.code.toLowerCas
     retryable,
     ...(retryAfter !== undefined && { retryAfterMs: Math.ceil(retryAfter) }),
     data: extra,
+    ...(receipt && { receipt: receipt.raw, signature: receipt.signature }),
   };
 }
 

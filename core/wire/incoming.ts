@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { AimoError } from "../error.ts";
+import { AimoError, toFrame } from "../error.ts";
 import { MAX_CHUNK, type Receipt, type ReplyFrame, type RequestFrame, type ResponseFrame } from "../frame.ts";
 import { EMPTY, Flag, malformed, type Type } from "./codec.ts";
 import type { Head } from "./heads.ts";
@@ -17,11 +17,31 @@ export interface Incoming {
   response(flags: number, head: Head<typeof Type.RESPONSE>): ReplyFrame | undefined;
   /** A chunk to pass on, when this completes one. `limit` is the credit given. */
   data(flags: number, offset: number, bytes: Uint8Array, limit: number): ReplyFrame | undefined;
-  /** The last frame. Throws STREAM_INTERRUPTED when total, digest and receipt do not agree: the reply is a loss. */
-  end(total: number, head: Head<typeof Type.END>): ReplyFrame & { readonly receipt: Receipt };
+  /** The last frame: an error when total, digest and receipt do not agree, for then the reply is a loss. */
+  end(total: number, head: Head<typeof Type.END>): Ending;
+  /** What is signed of a part of it. Throws INVALID_MESSAGE_FORMAT. */
+  part(signed: { readonly receipt?: unknown; readonly signature?: unknown }): Omit<Ending, "last">;
 }
 
-export function createIncoming(request: RequestFrame, provider: string, window: number, maxWhole: number): Incoming {
+export interface Ending {
+  readonly last: ReplyFrame;
+  readonly receipt?: Receipt;
+  /** What the provider signed, or said, that is not so. A reply that was cut is no lie. */
+  readonly lie?: string;
+}
+
+export interface IncomingInit {
+  readonly request: RequestFrame;
+  /** Peer id of the node whose receipt it must be. */
+  readonly provider: string;
+  readonly window: number;
+  /** bytes */
+  readonly maxWhole: number;
+  /** Checks the signature before the end is passed on; left out where the link proves the provider. */
+  readonly verify: ((receipt: Receipt) => boolean) | undefined;
+}
+
+export function createIncoming({ request, provider, window, maxWhole, verify }: IncomingInit): Incoming {
   const { requestId } = request;
   const hash = createHash("sha256");
   const joinUpTo = Math.min(MAX_CHUNK, window / 2);
@@ -49,15 +69,19 @@ export function createIncoming(request: RequestFrame, provider: string, window: 
     return { messageType: "StreamChunk", requestId, chunkIndex: 0, body, partial, preamble, isFinal: false };
   }
 
-  /** What is wrong with a reply that claims to have ended. */
-  function flaw(total: number, receipt: Receipt): string | undefined {
-    if (head === undefined) return "it has no head";
-    if (total !== received || receipt.bytes !== received)
-      return `it has ${received} of ${Math.max(total, receipt.bytes)} bytes`;
-    if (!hash.digest().equals(receipt.digest)) return "its digest is wrong";
+  /** What in a receipt is not so. The provider may have signed for more than it still sent, but never for less. */
+  function lieIn(receipt: Receipt): string | undefined {
     if (receipt.request !== requestId || receipt.provider !== provider) return "its receipt is for another call";
     if (!Buffer.from(receipt.requestDigest).equals(sha256(request.body))) return "its receipt is for another request";
-    return receipt.outcome === "complete" ? undefined : `its outcome is ${receipt.outcome}`;
+    if (receipt.bytes < received) return `it has ${received} of ${receipt.bytes} bytes`;
+    if (receipt.bytes === received && !hash.digest().equals(receipt.digest)) return "its digest is wrong";
+    return verify?.(receipt) === false ? "its receipt is signed wrongly" : undefined;
+  }
+
+  function lastFrame(receipt: Receipt): ReplyFrame {
+    const body = Buffer.concat(pieces, joined);
+    if (whole && head !== undefined) return { ...headFrame(head, body, true), receipt };
+    return { messageType: "StreamChunk", requestId, chunkIndex: 0, body, isFinal: true, receipt };
   }
 
   return {
@@ -99,18 +123,23 @@ export function createIncoming(request: RequestFrame, provider: string, window: 
     },
     end(total, { receipt: raw, signature }) {
       const receipt = readReceipt(raw, signature);
-      const wrong = flaw(total, receipt);
-      if (head === undefined || wrong !== undefined)
-        throw new AimoError("STREAM_INTERRUPTED", `The reply is not whole: ${wrong}.`);
-      if (whole) return { ...headFrame(head, Buffer.concat(pieces, joined), true), receipt };
-      return {
-        messageType: "StreamChunk",
-        requestId,
-        chunkIndex: 0,
-        body: Buffer.concat(pieces, joined),
-        isFinal: true,
-        receipt,
-      };
+      const { outcome, bytes } = receipt;
+      const complete = outcome === "complete";
+      const short = complete && (total !== received || bytes !== received);
+      const lie = short ? `it has ${received} of ${Math.max(total, bytes)} bytes` : lieIn(receipt);
+      const flaw = lie ?? (!complete ? `its outcome is ${outcome}` : head === undefined ? "it has no head" : undefined);
+      if (flaw === undefined) return { last: lastFrame(receipt), receipt };
+      const loss = new AimoError("STREAM_INTERRUPTED", `The reply is not whole: ${flaw}.`);
+      const last = toFrame(loss, requestId);
+      return lie === undefined ? { last: { ...last, receipt }, receipt } : { last, lie };
+    },
+    part({ receipt: raw, signature }) {
+      if (raw === undefined && signature === undefined) return {};
+      if (!(raw instanceof Uint8Array && signature instanceof Uint8Array))
+        throw malformed("a receipt that is no bytes");
+      const receipt = readReceipt(raw, signature);
+      const lie = lieIn(receipt);
+      return lie === undefined ? { receipt } : { lie };
     },
   };
 }

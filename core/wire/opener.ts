@@ -1,12 +1,12 @@
 import { AimoError, toFrame } from "../error.ts";
-import type { Receipt, ReplyFrame } from "../frame.ts";
+import type { ErrorFrame, Receipt, ReplyFrame } from "../frame.ts";
 import { idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant } from "./credit.ts";
-import { checkAlive, decodeHead, toError } from "./heads.ts";
+import { checkAlive, decodeHead, requestHead, toError } from "./heads.ts";
 import type { Opener, OpenerInit } from "./halves.ts";
 import { createInbox } from "./inbox.ts";
-import { createIncoming } from "./incoming.ts";
+import { createIncoming, type Ending } from "./incoming.ts";
 import type { AttachedLink } from "./link.ts";
 import { OutgoingBody } from "./body.ts";
 import { verifyReceipt } from "./receipt.ts";
@@ -23,15 +23,19 @@ const FREE = 65_536;
 const SAMPLE = 1 / 64;
 
 /** Sends the request, and writes what comes back into `reply`. */
-export function openOver({ link: first, number, target, request, reply, call, kernel, forget }: OpenerInit): Opener {
-  const { runtime, settings } = kernel;
+export function openOver(init: OpenerInit): Opener {
+  const { link: first, number, target, request, reply, call, kernel, forget, distrust } = init;
+  const { runtime, settings, identity, hooks } = kernel;
   const { timeouts, limits, window } = settings;
-  const { peer } = first;
+  const provider = target.slice(0, target.indexOf("/"));
+  const direct = provider === first.peer;
   let link = first;
   let { outbox } = first;
   const { promise: done, resolve } = Promise.withResolvers<void>();
   const grant = createGrant(window);
-  const incoming = createIncoming(request, target.slice(0, target.indexOf("/")), window, limits.body);
+  const isSigned = (receipt: Receipt): boolean => verifyReceipt(receipt, identity);
+  const verify = direct ? undefined : isSigned;
+  const incoming = createIncoming({ request, provider, window, maxWhole: limits.body, verify });
   let upload!: OutgoingBody; // made with each REQUEST
   const inbox = createInbox(reply, { taken, behind: (is) => (is ? progress.hold() : progress.release()) });
   let state: "sent" | "open" | "detached" | "resuming" | "cancelled" | "over" = "sent";
@@ -51,50 +55,31 @@ export function openOver({ link: first, number, target, request, reply, call, ke
     stopAccept = runtime.setTimeout(timeouts.accept, () =>
       giveUp(lost(`did not take the call within ${timeouts.accept} ms`)),
     );
+    // Of a relay; the node that faces the client names nobody.
+    const path = call.origin.kind === "peer" ? [...(request.path ?? []), identity.peerId] : [];
     const flags = Flag.OPENER | (request.body.length === 0 ? Flag.LAST : 0);
-    outbox.control(encodeHead(Type.REQUEST, flags, number, headOf(), grant.limit));
+    const { firstChunk: firstChunkMs, gap: gapMs, resume, hold } = timeouts;
+    const times = { firstChunkMs, gapMs, holdMs: resume > 0 ? hold : 0 };
+    outbox.control(encodeHead(Type.REQUEST, flags, number, requestHead(target, request, times, path), grant.limit));
     upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
     upload.push(request.body, Flag.LAST);
   }
 
-  function headOf(): object {
-    const { requestId: id, type, method = "POST", contentType, headers, stream, model, endpoint, body } = request;
-    const optional = { ...(model !== undefined && { model }), ...(endpoint !== undefined && { endpoint }) };
-    const times = {
-      firstChunkMs: timeouts.firstChunk,
-      gapMs: timeouts.gap,
-      holdMs: timeouts.resume > 0 ? timeouts.hold : 0,
-    };
-    return {
-      id,
-      target,
-      type,
-      method,
-      contentType,
-      headers,
-      stream,
-      bodyLength: body.length,
-      path: call.origin.kind === "peer" ? [...(request.path ?? []), kernel.identity.peerId] : [],
-      ...optional,
-      ...times,
-    };
-  }
-
   /** The caller wants no more. */
   function leave(): void {
-    if (state === "over") return;
     const { reason } = call.signal;
-    const detached = state === "detached";
-    settle("cancelled");
     inbox.clear();
     resolve();
-    if (detached) return forget(true);
     cancel(AimoError.is(reason) ? reason.code.toLowerCase() : "cancelled");
-    stopKeeping = runtime.setTimeout(CANCELLED_KEPT, () => forget());
   }
 
+  /** Nothing more is wanted but the receipt. */
   function cancel(reason: string): void {
+    const detached = state === "detached";
+    settle("cancelled");
+    if (detached) return forget(true);
     outbox.control(encodeHead(Type.CANCEL, Flag.OPENER, number, { reason }));
+    stopKeeping = runtime.setTimeout(CANCELLED_KEPT, () => forget());
   }
 
   function settle(next: "cancelled" | "over"): void {
@@ -110,7 +95,7 @@ export function openOver({ link: first, number, target, request, reply, call, ke
   /** The peer is there, but does not do what it should. */
   function giveUp(error: AimoError): void {
     cancel("timeout");
-    end(toFrame(error, request.requestId));
+    inbox.put(toFrame(error, request.requestId));
   }
 
   /** Before anything came the next provider may be asked; what came stays, and the loss is told. */
@@ -175,7 +160,7 @@ export function openOver({ link: first, number, target, request, reply, call, ke
   }
 
   function message({ type, flags, offset, body }: Message): void {
-    if (state === "cancelled") return finishCancelled(type);
+    if (state === "cancelled") return finishCancelled(type, body);
     if (state === "resuming") return resumed(type, body);
     if (state === "sent") {
       state = "open";
@@ -199,52 +184,63 @@ export function openOver({ link: first, number, target, request, reply, call, ke
       case Type.ALIVE:
         return checkAlive(body);
       case Type.END:
+        return finish(incoming.end(offset, decodeHead(Type.END, body)));
       case Type.ERROR: {
-        const last =
-          type === Type.END ? whole(offset, body) : toFrame(toError(decodeHead(Type.ERROR, body)), request.requestId);
-        outbox.control(encodeMessage(Type.DONE, Flag.OPENER, number));
-        return end(last);
+        const head = decodeHead(Type.ERROR, body);
+        return finish(partly(toFrame(toError(head), request.requestId), head));
       }
       default:
         throw malformed(`message ${type} for an open call`);
     }
   }
 
-  /** The end of a call that nobody waits for any more. */
-  function finishCancelled(type: number): void {
+  /** The end of a call that nobody waits for any more: its receipt is late, but wanted. */
+  function finishCancelled(type: number, body: Uint8Array): void {
     if (type !== Type.END && type !== Type.ERROR) return;
+    const frame = toFrame(new AimoError("CANCELLED", "The call was cancelled."), request.requestId);
+    const ending = partly(frame, decodeHead<typeof Type.END | typeof Type.ERROR>(type, body));
     stopKeeping?.();
     outbox.control(encodeMessage(Type.DONE, Flag.OPENER, number));
     forget();
+    if (ending.receipt) inbox.put(ending.last);
+    judge(ending);
   }
 
-  /** The last frame of a whole reply, or the error that it is not. */
-  function whole(total: number, body: Uint8Array): ReplyFrame {
-    const head = decodeHead(Type.END, body);
+  function finish(ending: Ending): void {
+    outbox.control(encodeMessage(Type.DONE, Flag.OPENER, number));
+    end(ending.last);
+    judge(ending);
+  }
+
+  /** An error with the receipt for what came before it, if there is a good one. */
+  function partly(last: ErrorFrame, head: Parameters<typeof incoming.part>[0]): Ending {
     try {
-      const last = incoming.end(total, head);
-      if (runtime.random() < SAMPLE) runtime.turn(() => check(last.receipt));
-      return last;
+      const part = incoming.part(head);
+      return { last: { ...last, ...(part.receipt && { receipt: part.receipt }) }, ...part };
     } catch (error) {
-      const loss = AimoError.from(error);
-      if (loss.code !== "STREAM_INTERRUPTED") throw loss;
-      return toFrame(loss, request.requestId);
+      hooks.tell("node:error", AimoError.from(error));
+      return { last };
     }
   }
 
-  function check(receipt: Receipt): void {
-    if (verifyReceipt(receipt, kernel.identity)) return;
-    kernel.hooks.tell(
-      "node:error",
-      new AimoError("INVALID_MESSAGE_FORMAT", `The peer ${peer} signed a receipt wrongly.`),
-    );
+  /** Behind the end, since the link may go now. */
+  function judge({ receipt, lie }: Ending): void {
+    if (lie !== undefined) return blame(`was wrong about a reply: ${lie}`);
+    if (!direct || receipt === undefined || runtime.random() >= SAMPLE) return;
+    runtime.turn(() => isSigned(receipt) || blame("signed a receipt wrongly"));
+  }
+
+  function blame(what: string): void {
+    const error = new AimoError("FORBIDDEN", `The peer ${provider} ${what}.`);
+    if (!direct) hooks.tell("node:error", error); // of a peer that is cut off for it, the session tells
+    distrust(error);
   }
 
   /** Makes room for more; behind the last frame the call is done. */
   function taken(size: number): void {
     const limit = size > 0 ? grant.take(size) : undefined;
     if (limit !== undefined && state === "open") outbox.credit(number, Flag.OPENER, limit);
-    if (state === "over" && inbox.empty) resolve();
+    if ((state === "over" || state === "cancelled") && inbox.empty) resolve();
   }
 
   return {
@@ -255,8 +251,10 @@ export function openOver({ link: first, number, target, request, reply, call, ke
     message,
     move,
     lose(why) {
-      if (state === "cancelled") forget();
-      else if (state !== "over") end(toFrame(lost(`is out of reach: ${why}`), request.requestId));
+      if (state === "cancelled") {
+        stopKeeping?.();
+        forget();
+      } else if (state !== "over") end(toFrame(lost(`is out of reach: ${why}`), request.requestId));
     },
   };
 }

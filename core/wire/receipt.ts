@@ -42,10 +42,16 @@ export interface Seal {
   finish(outcome: Receipt["outcome"], status: number, usage?: Usage): Receipt;
 }
 
-export function createSeal(request: Readonly<RequestFrame>, model: string, identity: Identity, runtime: Runtime): Seal {
+/** `requestDigest`: of the body as it came, when hooks may have changed it since. */
+export function createSeal(
+  request: Readonly<RequestFrame>,
+  model: string,
+  identity: Identity,
+  runtime: Runtime,
+  requestDigest = sha256(request.body),
+): Seal {
   const hash: Hash = createHash("sha256");
   const startedAt = Math.round(runtime.now());
-  const requestDigest = sha256(request.body);
   let bytes = 0;
   return {
     get bytes() {
@@ -96,6 +102,15 @@ export function readReceipt(raw: Uint8Array, signature: Uint8Array): Receipt {
   if (!parsed.success) throw new AimoError("INVALID_MESSAGE_FORMAT", "The receipt has not the form of version 1.");
   const { v: _, ...facts } = parsed.data;
   return { ...facts, raw, signature } as Receipt;
+}
+
+/** All that was signed, in a form that people and JSON can read: digests are hex. */
+export function toFacts(receipt: Receipt): Record<string, unknown> {
+  const facts: Record<string, unknown> = {};
+  for (const [name, fact] of Object.entries(receipt))
+    if (name !== "raw" && name !== "signature")
+      facts[name] = fact instanceof Uint8Array ? Buffer.from(fact).toString("hex") : fact;
+  return facts;
 }
 
 /** True if the provider that the receipt names signed exactly these bytes. Costs about 0.1 ms. */

@@ -28,8 +28,8 @@ export interface SessionEnds {
   /** Why a new call of the peer must be refused, if it must; its `detail` is the word of the wire. */
   refuse(): AimoError | undefined;
   onDrain(): void;
-  /** A peer gave a reply that is not what another node signed: `provider` is not to be asked through it. */
-  onLie(provider: string, error: AimoError): void;
+  /** A reply that came through this peer is not what its provider signed. */
+  onLie(provider: string): void;
   /** The last call of the peer that ran here has been answered. */
   onIdle(): void;
   /** No link and no call is left. */
@@ -205,7 +205,7 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (type === Type.RESUME) return resume(link, message);
       if (!known) {
         const what = `message ${type} for a call that was never opened (${number})`;
-        throw fromOpener ? malformed(what) : new AimoError("FORBIDDEN", `The peer sent a ${what}.`);
+        throw fromOpener ? malformed(what) : new AimoError("FORBIDDEN", `The peer ${peer} sent a ${what}.`);
       }
       const call = fromOpener ? callees.get(number) : openers.get(number);
       // A call is bound to the link that carried its REQUEST or its last RESUME; without one it can still be cancelled.
@@ -234,7 +234,10 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
         if (cancel && links.size === 0) cancelLater(number);
         checkEmpty();
       };
-      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget });
+      const provider = target.slice(0, target.indexOf("/"));
+      const distrust = (error: AimoError): void =>
+        provider === peer ? opener.link.bye("cut_off", error.message, error) : ends.onLie(provider);
+      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust });
       openers.set(number, opener);
       await opener.done;
     },

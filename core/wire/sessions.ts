@@ -84,8 +84,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
   }
 
-  function shun(name: string, error: AimoError): void {
-    shunned.add(name);
+  function shun(peer: string, error: AimoError): void {
+    shunned.add(peer);
     hooks.tell("node:error", error);
   }
 
@@ -147,8 +147,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       refuse: () => refuse(peer),
       onDrain: () => void (peers.newest(peer) ?? directory.forget(peer)),
       onIdle: () => answered?.(),
-      onLie(provider, error) {
-        shun(pairOf(provider, peer), error);
+      onLie(provider) {
+        shunned.add(pairOf(provider, peer));
         directory.drop(provider, peer);
       },
       onEmpty: () => peers.leave(peer, session),
@@ -190,8 +190,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       advert: (_, head) => directory.take(head, peer),
       closed(me, error) {
         links.delete(me);
-        if (error?.code === "FORBIDDEN")
-          shun(peer, new AimoError("FORBIDDEN", `${peer} was cut off: ${error.message}`));
+        if (error?.code === "FORBIDDEN") shun(peer, error);
         const session = me.session ?? me.home;
         if (session === undefined) {
           if (!error) return;

@@ -4,6 +4,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
+import { createReceipts } from "./_receipts.ts";
 import type { Exchange } from "./http.ts";
 
 export interface AimoApiOptions {
@@ -14,18 +15,23 @@ export interface AimoApiOptions {
 const schema = z.strictObject({ keepAlive: z.number().int().nonnegative().default(10_000) });
 const PREFIXES = ["/v1", "/api/v1"];
 
-/** The node's own API: any request to a named provider, who is there, and is the node well. */
+/** The node's own API: any request to a named provider, who is there, what was signed, and is the node well. */
 export function aimoApi(options: AimoApiOptions = {}): Plugin {
   const { keepAlive } = checkOptions("frontend-aimo-api", schema, options);
+  const receipts = createReceipts();
   return {
     name: "frontend-aimo-api",
     options: { keepAlive },
     needs: ["http"],
+    hooks: { "call:receipt": (_, call) => receipts.add(call) },
     setup(node) {
       const { mount } = node.use("http");
       for (const prefix of PREFIXES) {
         mount("POST", `${prefix}/request/:provider`, "call", (exchange) => forward(node, exchange, keepAlive));
         mount("GET", `${prefix}/providers`, "read", () => ({ object: "list", data: listProviders(node) }));
+        mount("GET", `${prefix}/receipts/:id`, "read", ({ params, origin }) =>
+          receipts.show(params["id"] ?? "", origin, node),
+        );
         mount("GET", `${prefix}/health`, "public", () => health(node));
       }
     },

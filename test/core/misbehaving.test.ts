@@ -52,7 +52,7 @@ describe("a plugin that misbehaves hurts its own call alone", () => {
     "frame:response",
     "frame:chunk",
   ] as const;
-  const told = ["call:end", "frame:error"] as const;
+  const told = ["call:receipt", "call:end", "frame:error"] as const;
   const others = [
     "node:ready",
     "node:close",

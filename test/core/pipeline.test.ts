@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import {
   AimoError,
   createNode,
@@ -9,6 +9,7 @@ import {
   type NodeHooks,
   type Outcome,
   type Plugin,
+  type Receipt,
   type Reply,
   type Target,
 } from "../../core/index.ts";
@@ -499,6 +500,51 @@ describe("receipts", () => {
     await using node = await start([provider("a", handle)]);
     const { receipt } = (await ask(node)).outcome;
     expect(receipt).toMatchObject({ status: 418, usage: { promptTokens: 1, completionTokens: 2, cost: 0.5 } });
+  });
+
+  it("are told once for each attempt, before the end of the call, and are in call.attempts", async () => {
+    const seen: unknown[] = [];
+    const watch: Plugin = {
+      name: "observer-test",
+      hooks: {
+        "call:receipt": ({ outcome, bytes }, call) => void seen.push([outcome, bytes, call.attempts.length]),
+        "call:end": (call) => void seen.push(call.attempts.map(({ receipt }) => receipt?.outcome)),
+      },
+    };
+    const handlers = { a: whole("busy", 503), b: failing(), c: pieces("a", "b") };
+    await using node = await start([Object.entries(handlers).map(([name, handle]) => provider(name, handle)), watch]);
+    await ask(node);
+    const wanted = [
+      ["failed", 0, 1],
+      ["failed", 0, 2],
+      ["complete", 2, 3],
+    ];
+    expect(seen).toEqual([...wanted, ["failed", "failed", "complete"]]);
+    expect(await ask(node, { signal: AbortSignal.abort() })).toMatchObject({ outcome: { status: "cancelled" } });
+    expect(seen.at(-1), "no attempt, no receipt").toEqual([]);
+  });
+
+  it("that a listener gets while it ends the call itself are told once", async () => {
+    const leave = new AbortController();
+    let told = 0;
+    const watch = hook("call:receipt", () => (told++, leave.abort()));
+    await using node = await start([provider("a", pieces("a", "b")), watch]);
+    expect((await ask(node, { signal: leave.signal })).outcome).toMatchObject({ status: "ok", receipt: { bytes: 2 } });
+    expect(told).toBe(1);
+  });
+
+  it("are signed when somebody reads them, and not before", async () => {
+    const told: Receipt[] = [];
+    await using node = await start([
+      provider("a", pieces("a", "b")),
+      hook("call:receipt", (receipt) => void told.push(receipt)),
+    ]);
+    const sign = vi.spyOn(node.identity, "sign");
+    await ask(node);
+    expect(told[0]).toMatchObject({ outcome: "complete", bytes: 2 });
+    expect(sign).not.toHaveBeenCalled();
+    expect(told[0] && verifyReceipt(told[0], node.identity)).toBe(true);
+    expect(sign).toHaveBeenCalledTimes(1);
   });
 });
 

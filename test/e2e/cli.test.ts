@@ -21,7 +21,7 @@ function refused(exit: Exit, sentence: RegExp | string): void {
 }
 
 describe("usage", () => {
-  it.each([[], ["start"], ["gateway"], ["provider"], ["keygen"], ["demo"]])(
+  it.each([[], ["start"], ["gateway"], ["provider"], ["keygen"], ["verify"], ["demo"]])(
     "`aimo %s --help` explains itself",
     async (...command) => {
       const { code, stdout, stderr } = await runAimo([...command, "--help"]);

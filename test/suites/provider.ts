@@ -81,7 +81,7 @@ export function providerCases(make: () => Awaitable<ProviderUnderTest>): Record<
       for (const stream of [false, true]) {
         const { frames } = await ask(stream);
         expect(frames.map(isEnd)).toEqual(frames.map((_, i) => i === frames.length - 1));
-        expect((frames.at(-1) as { receipt?: unknown }).receipt).toBeDefined();
+        expect(frames.at(-1)).toMatchObject({ receipt: { outcome: "complete" } });
       }
     }),
     "answers many at once without mixing them": given(async ({ ask }) => {

@@ -473,21 +473,23 @@ function advert(identity: RawPeer["identity"], seq: number): Uint8Array {
 
 const HEAD = { status: 200, contentType: "text/event-stream", headers: {}, provider: "x" };
 
-/** The END of a reply, right unless `change` makes it wrong. */
-function end(
+interface Change {
+  total?: number;
+  digestOf?: string;
+  id?: string;
+  identity?: RawPeer["identity"];
+  requestBody?: string;
+  flip?: "signature" | "receipt";
+  outcome?: "failed" | "cancelled";
+}
+
+/** What a peer signs of a reply, right unless `change` makes it wrong. */
+function signed(
   peer: RawPeer,
   request: Message,
   body: string,
-  change: {
-    total?: number;
-    digestOf?: string;
-    id?: string;
-    identity?: RawPeer["identity"];
-    requestBody?: string;
-    flip?: "signature" | "receipt";
-    outcome?: "failed" | "cancelled";
-  } = {},
-): Uint8Array {
+  change: Change = {},
+): { receipt: Uint8Array; signature: Uint8Array } {
   const { id } = decodeHead(Type.REQUEST, request.body);
   const sent = Buffer.concat(peer.of(Type.DATA).map((message) => message.body));
   const frame: RequestFrame = requestFrame({
@@ -503,13 +505,27 @@ function end(
     if (change.flip === which) copied[copied.length - 1] = (copied.at(-1) as number) ^ 1;
     return copied;
   };
-  return encodeHead(
-    Type.END,
-    0,
-    request.call,
-    { receipt: bad("receipt", raw), signature: bad("signature", signature) },
-    change.total ?? body.length,
-  );
+  return { receipt: bad("receipt", raw), signature: bad("signature", signature) };
+}
+
+function end(peer: RawPeer, request: Message, body: string, change: Change = {}): Uint8Array {
+  return encodeHead(Type.END, 0, request.call, signed(peer, request, body, change), change.total ?? body.length);
+}
+
+/** A reply that fails after `body`, with a receipt. */
+function broken(body: string, head: (peer: RawPeer, request: Message) => object) {
+  return (peer: RawPeer, request: Message): void =>
+    peer.send(
+      encodeHead(Type.RESPONSE, 0, request.call, HEAD),
+      data(request.call, 0, body),
+      encodeHead(
+        Type.ERROR,
+        0,
+        request.call,
+        { code: "upstream_failed", message: "It broke.", retryable: true, data: {}, ...head(peer, request) },
+        body.length,
+      ),
+    );
 }
 
 function streamed(body: string, change?: Parameters<typeof end>[3]): (peer: RawPeer, request: Message) => void {
@@ -557,6 +573,108 @@ describe("a reply without a valid end is a loss", () => {
     expectLoss(collected, why);
     expect(textOf(collected.frames)).toBe("all of it");
     expect(peer.of(Type.DONE)).toHaveLength(1);
+  });
+
+  describe("and the provider is cut off", () => {
+    /** The link was closed for what it signed, and the log says so. */
+    async function expectDistrust({ node, peer }: Scene, why: RegExp): Promise<void> {
+      await quiet();
+      const bye = peer.of(Type.BYE).map(({ body }) => decodeHead(Type.BYE, body));
+      expect(bye).toEqual([{ code: "cut_off", message: expect.stringMatching(why) as string }]);
+      expect(peer.closed?.error).toMatchObject({ code: "FORBIDDEN", message: expect.stringMatching(why) as string });
+      expect(node.errors).toEqual([peer.closed?.error]);
+      expect(node.errors[0]?.message).toContain(peer.identity.peerId);
+    }
+
+    test.each([
+      ["a wrong total", { total: 10 }, /9 of 10 bytes/],
+      ["a digest of other bytes", { digestOf: "all of 1t" }, /digest is wrong/],
+      ["fewer bytes than it sent", { digestOf: "all of" }, /9 of 9 bytes/],
+      ["the receipt of another call", { id: "another" }, /another call/],
+      ["the receipt of another node", { identity: openIdentity() }, /another call/],
+      ["the receipt for another prompt", { requestBody: "another" }, /another request/],
+    ])("that signed %s", async (_, change, why) => {
+      const scene = await provided(streamed("all of it", change));
+      expectLoss(await scene.call());
+      await expectDistrust(scene, why);
+    });
+
+    test("that signed wrongly, when it is among those that are checked", async () => {
+      const scene = await provided(streamed("all of it", { flip: "signature" }), { random: 0 });
+      expect((await scene.call()).outcome.status).toBe("ok");
+      await expectDistrust(scene, /signed a receipt wrongly/);
+    });
+
+    test("that signed another part than it sent before it failed", async () => {
+      const scene = await provided(
+        broken("half", (peer, request) => signed(peer, request, "hal?", { outcome: "failed" })),
+      );
+      const { outcome, frames } = await scene.call();
+      expect(outcome).not.toHaveProperty("receipt");
+      expect(frames.at(-1)).not.toHaveProperty("receipt");
+      await expectDistrust(scene, /digest is wrong/);
+    });
+
+    test("that signed another call when this one was cancelled", async () => {
+      const { node, peer, asked } = await provided(() => undefined);
+      const leave = new AbortController();
+      const done = collect(node.node, chat("remote", { stream: true }), { signal: leave.signal });
+      await quiet();
+      leave.abort();
+      await done;
+      peer.send(end(peer, asked() as Message, "", { id: "another", outcome: "cancelled" }));
+      await expectDistrust({ node, peer }, /another call/);
+    });
+  });
+
+  describe("but the provider is not to blame", () => {
+    const fine = ({ node, peer }: Scene): void => {
+      expect(peer.closed).toBeUndefined();
+      expect(node.errors).toEqual([]);
+    };
+
+    test.each(["failed", "cancelled"] as const)("when its receipt says %s", async (outcome) => {
+      const scene = await provided(streamed("so far", { outcome }));
+      const collected = await scene.call();
+      expectLoss(collected, new RegExp(`outcome is ${outcome}`));
+      expect(collected.outcome.receipt).toMatchObject({ outcome, bytes: 6 });
+      fine(scene);
+    });
+
+    test("when it failed, and signed for all that it sent or more", async () => {
+      for (const sealed of ["half", "half and what was dropped"]) {
+        const scene = await provided(
+          broken("half", (peer, request) => signed(peer, request, sealed, { outcome: "failed" })),
+        );
+        const { outcome } = await scene.call();
+        expect(outcome).toMatchObject({ error: { code: "UPSTREAM_FAILED" }, receipt: { bytes: sealed.length } });
+        fine(scene);
+      }
+    });
+
+    test("when its link was lost", async () => {
+      const scene = await provided((peer, { call: number }) => {
+        peer.send(encodeHead(Type.RESPONSE, 0, number, HEAD), data(number, 0, "so far"));
+        peer.leave();
+      });
+      expectLoss(await scene.call(), /out of reach/);
+      expect(scene.peer.of(Type.BYE)).toEqual([]);
+      expect(scene.node.errors).toEqual([]);
+    });
+  });
+
+  test.each<readonly [string, object]>([
+    ["no bytes", { receipt: 42, signature: "x" }],
+    ["no signature", { receipt: Buffer.from([0xa0]) }],
+    ["no receipt", { receipt: Buffer.from("rubbish"), signature: Buffer.alloc(64) }],
+    ["another version", { receipt: Buffer.from([0xa1, 0x61, 0x76, 0x02]), signature: Buffer.alloc(64) }],
+  ])("a receipt in ERROR that is %s is ignored and told, and its error comes through", async (_, head) => {
+    const { call, node, peer } = await provided(broken("half", () => head));
+    const { outcome } = await call();
+    expect(outcome.error?.code).toBe("UPSTREAM_FAILED");
+    expect(outcome).not.toHaveProperty("receipt");
+    expect(node.errors.map(({ code }) => code)).toEqual(["INVALID_MESSAGE_FORMAT"]);
+    expect(peer.closed).toBeUndefined();
   });
 
   test.each([["signature"], ["receipt"]] as const)(
