@@ -10,3 +10,4 @@ export {
 export { testRouter } from "./router.ts";
 export { testFrontend, type FrontendUnderTest } from "./frontend.ts";
 export { testTransport, type TransportPair } from "./transport.ts";
+export { faulty, type Fault, type FaultControl, type Faults, type FaultyOptions, type FaultyPlugin } from "./faulty.ts";
