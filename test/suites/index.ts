@@ -11,3 +11,4 @@ export { testRouter } from "./router.ts";
 export { testFrontend, type FrontendUnderTest } from "./frontend.ts";
 export { testTransport, type TransportPair } from "./transport.ts";
 export { faulty, type Fault, type FaultControl, type Faults, type FaultyOptions, type FaultyPlugin } from "./faulty.ts";
+export { tcpProxy, type TcpLine, type TcpProxy, type TcpProxyOptions } from "./tcp-proxy.ts";
