@@ -257,16 +257,15 @@ const linked = (node: AimoNode): Promise<void> =>
 
 describe("two libp2p nodes with the proxy between them", () => {
   test("a reply survives five resets in the middle of it", async () => {
-    let stage: Awaited<ReturnType<typeof joined>> | undefined;
     let resets = 0;
     const handle = counting(async (i) => {
-      if (stage === undefined || i % 70 !== 60) return;
+      if (i % 70 !== 60) return;
       const up = linked(stage.gateway);
       resets++;
       stage.proxy.reset();
       await up;
     });
-    stage = await joined(handle);
+    const stage = await joined(handle);
     const { outcome, text } = await ask(stage.gateway);
     expect([outcome.error, text === WHOLE]).toEqual([undefined, true]);
     expect([resets, handle.runs]).toEqual([5, 1]);
@@ -276,15 +275,13 @@ describe("two libp2p nodes with the proxy between them", () => {
     "a blackhole ends a reply in one error, within the 5 s of silence and the wait for another link",
     { timeout: 20_000 },
     async () => {
-      let stage: Awaited<ReturnType<typeof joined>> | undefined;
       let began = 0;
-      stage = await joined(
-        counting((i) => {
-          if (i !== 100) return;
-          began = performance.now();
-          stage?.proxy.blackhole();
-        }),
-      );
+      const handle = counting((i) => {
+        if (i !== 100) return;
+        began = performance.now();
+        stage.proxy.blackhole();
+      });
+      const stage = await joined(handle);
       const { outcome, text, frames } = await ask(stage.gateway);
       const took = performance.now() - began;
       expect(outcome.error).toMatchObject({ code: "STREAM_INTERRUPTED", retryable: true });
@@ -297,27 +294,25 @@ describe("two libp2p nodes with the proxy between them", () => {
   );
 
   test("a blackhole that heals in time costs no byte", { timeout: 20_000 }, async () => {
-    let stage: Awaited<ReturnType<typeof joined>> | undefined;
     const handle = counting((i) => {
       if (i !== 100) return;
-      stage?.proxy.blackhole();
-      setTimeout(() => stage?.proxy.heal(), 2_000);
+      stage.proxy.blackhole();
+      setTimeout(() => stage.proxy.heal(), 2_000);
     });
-    stage = await joined(handle);
+    const stage = await joined(handle);
     const { outcome, text } = await ask(stage.gateway);
     expect([outcome.error, text === WHOLE, handle.runs]).toEqual([undefined, true, 1]);
     expect(stage.proxy.bytes.lost).toBeGreaterThan(0);
   });
 
   test("a pause shorter than the silence that ends a link is only late", { timeout: 20_000 }, async () => {
-    let stage: Awaited<ReturnType<typeof joined>> | undefined;
     let downs = 0;
     const handle = counting((i) => {
       if (i !== 100) return;
-      stage?.proxy.pause();
-      setTimeout(() => stage?.proxy.resume(), 2_000);
+      stage.proxy.pause();
+      setTimeout(() => stage.proxy.resume(), 2_000);
     });
-    stage = await joined(handle);
+    const stage = await joined(handle);
     stage.gateway.hook("link:down", () => void downs++);
     const { outcome, text } = await ask(stage.gateway);
     expect([outcome.error, text === WHOLE, downs]).toEqual([undefined, true, 0]);
@@ -327,15 +322,14 @@ describe("two libp2p nodes with the proxy between them", () => {
     "over %s no flipped bit reaches a reply",
     { timeout: 30_000 },
     async (encrypt) => {
-      let stage: Awaited<ReturnType<typeof joined>> | undefined;
       const handle = counting(async (i) => {
-        if (stage === undefined || i % 150 !== 60) return;
+        if (i % 150 !== 60) return;
         // Whatever passes next, a chunk or a ping, breaks the connection; the next one is whole.
         const up = linked(stage.gateway);
         stage.proxy.corrupt(1);
         await up;
       });
-      stage = await joined(handle, encrypt);
+      const stage = await joined(handle, encrypt);
       const { outcome, text } = await ask(stage.gateway);
       expect([outcome.error, text === WHOLE, handle.runs]).toEqual([undefined, true, 1]);
       expect(stage.proxy.bytes.flips).toBe(3);
