@@ -256,7 +256,7 @@ const linked = (node: AimoNode): Promise<void> =>
   });
 
 describe("two libp2p nodes with the proxy between them", () => {
-  test("a reply survives five resets in the middle of it", async () => {
+  test("a reply survives five resets in the middle of it", { timeout: 20_000 }, async () => {
     let resets = 0;
     const handle = counting(async (i) => {
       if (i % 70 !== 60) return;
