@@ -1,8 +1,10 @@
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
+import type { AimoNode } from "../../core/node.ts";
 import type { Link, LinkEvents, Transport } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import type { Runtime } from "../../core/runtime.ts";
 import { MAX_MESSAGE } from "../../core/wire/codec.ts";
 
 export interface MemoryOptions {
@@ -17,16 +19,25 @@ const HIGH_WATER = 262_144;
 const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
 
 type Accept = Parameters<Transport["listen"]>[0];
-const networks = new Map<string, Map<string, Accept>>();
+
+/** A node in a network. */
+interface Member {
+  readonly id: string;
+  readonly runtime: Runtime;
+  readonly accept: Accept;
+}
+const networks = new Map<string, Map<string, Member>>();
 
 /** Links nodes of one process: the reference transport, for tests and for embedding. */
 export function memory(options: MemoryOptions = {}): Plugin {
   const { network } = checkOptions("transport-memory", schema, options);
-  let id = "";
+  let node: AimoNode;
+  let self: Member | undefined;
   const links = new Set<Link>();
   const transport: Transport = {
     listen(accept) {
-      const members = networks.get(network) ?? new Map<string, Accept>();
+      const { id, runtime } = node;
+      const members = networks.get(network) ?? new Map<string, Member>();
       networks.set(network, members);
       if (members.has(id))
         throw new AimoError(
@@ -38,20 +49,31 @@ export function memory(options: MemoryOptions = {}): Plugin {
         const events = accept(link);
         return { ...events, closed: (error) => (links.delete(link), events.closed(error)) };
       };
-      for (const [peer, other] of members) linkPair(id, track, peer, other);
-      members.set(id, track);
+      self = { id, runtime, accept: track };
+      for (const other of members.values()) linkPair(self, other);
+      members.set(id, self);
+    },
+    /** One more link to a node of the network. Rejects with NETWORK_ERROR when there is no such node. */
+    async reach(peer) {
+      const other = networks.get(network)?.get(peer);
+      if (self === undefined || other === undefined || other === self)
+        throw new AimoError("NETWORK_ERROR", `transport-memory: there is no node ${peer} in the network "${network}".`);
+      linkPair(self, other);
     },
     close() {
       const members = networks.get(network);
-      members?.delete(id);
+      // Another node may be there under this id, when this one could not listen.
+      if (self && members?.get(self.id) === self) members.delete(self.id);
       if (members?.size === 0) networks.delete(network);
+      self = undefined;
       for (const link of [...links]) link.close();
     },
   };
-  return { name: "transport-memory", options: { network }, transport, setup: (node) => void (id = node.id) };
+  return { name: "transport-memory", options: { network }, transport, setup: (face) => void (node = face) };
 }
 
 interface Side {
+  readonly runtime: Runtime;
   events: LinkEvents | undefined;
   queue: Uint8Array[];
   queued: number;
@@ -59,18 +81,24 @@ interface Side {
   closed: boolean;
 }
 
-/** Two ends of one link; messages arrive in a later turn, as they would over a socket. */
-function linkPair(dialler: string, dial: Accept, listener: string, listen: Accept): void {
-  const a = side();
-  const b = side();
-  a.events = dial(end(a, b, listener, true));
-  b.events = listen(end(b, a, dialler, false));
+/** Two ends of one link; messages arrive in a later turn of the node that gets them, as they would over a socket. */
+function linkPair(dialler: Member, listener: Member): void {
+  const a = side(dialler);
+  const b = side(listener);
+  attach(a, dialler, end(a, b, listener.id, true));
+  attach(b, listener, end(b, a, dialler.id, false));
   deliver(a);
   deliver(b);
 }
 
-function side(): Side {
-  return { events: undefined, queue: [], queued: 0, drained: undefined, closed: false };
+function side({ runtime }: Member): Side {
+  return { runtime, events: undefined, queue: [], queued: 0, drained: undefined, closed: false };
+}
+
+function attach(which: Side, { accept }: Member, link: Link): void {
+  which.events = accept(link);
+  // Who is given a link may close it at once.
+  if (which.closed) which.events.closed();
 }
 
 function end(self: Side, other: Side, peer: string, dialled: boolean): Link {
@@ -82,7 +110,7 @@ function end(self: Side, other: Side, peer: string, dialled: boolean): Link {
     caps: CAPS,
     send(messages) {
       if (self.closed || other.closed) return undefined;
-      if (other.queue.length === 0) setImmediate(deliver, other);
+      if (other.queue.length === 0) other.runtime.turn(() => deliver(other));
       for (const message of messages) {
         other.queue.push(message);
         other.queued += message.length;
@@ -93,7 +121,7 @@ function end(self: Side, other: Side, peer: string, dialled: boolean): Link {
       if (self.closed) return;
       if (error) other.queue.length = 0;
       shut(self, error);
-      setImmediate(() => {
+      other.runtime.turn(() => {
         deliver(other);
         shut(other);
       });

@@ -2,9 +2,7 @@ import { onTestFinished } from "vitest";
 import {
   type AimoError,
   createNode,
-  openIdentity,
   type AimoNode,
-  type Identity,
   type Link,
   type LinkCaps,
   type LinkEvents,
@@ -13,7 +11,8 @@ import {
   type Runtime,
   type Wait,
 } from "../../core/index.ts";
-import { decodeMessage, encodeHead, MAX_MESSAGE, Type, type Message } from "../../core/wire/codec.ts";
+import { decodeMessage, MAX_MESSAGE, type Message } from "../../core/wire/codec.ts";
+import { hostilePeer, type HostileOptions, type HostilePeer } from "../suites/hostile-peer.ts";
 import { createVirtualRuntime, type VirtualRuntime } from "./virtual-runtime.ts";
 
 const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
@@ -183,67 +182,11 @@ function other(side: Side): Side {
   return side === "a" ? "b" : "a";
 }
 
-/** A peer that says what the test tells it to, byte by byte. */
-export interface RawPeer {
-  readonly identity: Identity;
-  readonly instance: Uint8Array;
-  /** What the node sent, in order. */
-  readonly got: readonly Message[];
-  of(type: number): Message[];
-  send(...messages: readonly Uint8Array[]): void;
-  hello(overrides?: object): void;
-  /** Undefined while open; then how the node saw it. */
-  readonly closed: { readonly error: AimoError | undefined } | undefined;
-  /** The far end goes away. */
-  leave(error?: AimoError): void;
-}
+export type RawPeer = HostilePeer;
 
-/** Links a scripted peer to a node. */
-export function rawPeer(to: WiredNode, { identity = openIdentity(), dialled = false } = {}): RawPeer {
-  const got: Message[] = [];
-  const instance = to.runtime.randomBytes(16);
-  let closed: RawPeer["closed"];
-  const shut = (error?: AimoError): void => {
-    if (closed) return;
-    closed = { error };
-    events.closed(error);
-  };
-  const link: Link = {
-    peer: identity.peerId,
-    via: "test",
-    rank: 0,
-    dialled,
-    caps: CAPS,
-    send(messages) {
-      for (const bytes of messages) {
-        const message = decodeMessage(bytes);
-        if (message) got.push(message);
-      }
-      return undefined;
-    },
-    close: shut,
-  };
-  const events = to.accept(link);
-  const peer: RawPeer = {
-    identity,
-    instance,
-    got,
-    of: (type) => got.filter((message) => message.type === type),
-    send(...messages) {
-      for (const bytes of messages) if (!closed) events.message(bytes);
-    },
-    hello(overrides = {}) {
-      const limits = { calls: 8_192, body: 4 * 1_048_576 };
-      peer.send(
-        encodeHead(Type.HELLO, 0, 0, { v: 1, peer: identity.peerId, instance, features: [], limits, ...overrides }),
-      );
-    },
-    get closed() {
-      return closed;
-    },
-    leave: shut,
-  };
-  return peer;
+/** Links a scripted peer to a node, on the node's clock. */
+export function rawPeer(to: WiredNode, options: Pick<HostileOptions, "identity" | "dialled"> = {}): RawPeer {
+  return hostilePeer(to.accept, { runtime: to.runtime, via: "test", ...options });
 }
 
 /** Lets the clocks of several nodes run together. */

@@ -10,3 +10,15 @@ export {
 export { testRouter } from "./router.ts";
 export { testFrontend, type FrontendUnderTest } from "./frontend.ts";
 export { testTransport, type TransportPair } from "./transport.ts";
+export { faulty, type Fault, type FaultControl, type Faults, type FaultyOptions, type FaultyPlugin } from "./faulty.ts";
+export { tcpProxy, type TcpLine, type TcpProxy, type TcpProxyOptions } from "./tcp-proxy.ts";
+export {
+  hostilePeer,
+  type HostileOptions,
+  type HostilePeer,
+  type Lie,
+  type Saying,
+  type Word,
+} from "./hostile-peer.ts";
+export { hostileNode, type HostileNode } from "./hostile-node.ts";
+export { attacks, type Attack, type AttackOptions } from "./attacks.ts";
