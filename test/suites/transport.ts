@@ -188,17 +188,23 @@ function cases(make: () => TransportPair): Record<string, Case> {
         const [a, b] = [pair.links.left[0] as Tap, pair.links.right[0] as Tap];
         const { caps } = a.link;
         const sent = Array.from({ length: 20 }, (_, i) => ignored(i % 2 === 0 ? caps.maxMessage : 12 + i, i));
+        const got: number[] = [];
         const all = Promise.withResolvers<void>();
-        const got: Uint8Array[] = [];
         b.divert = (message) => {
-          if (message[0] === IGNORED) got.push(Uint8Array.from(message));
-          if (got.length === sent.length) all.resolve();
+          // Where messages may be spoilt on the way, those that are not count as lost.
+          const which = sent.findIndex((each) => Buffer.compare(each, message) === 0);
+          if (which >= 0) got.push(which);
+          if (new Set(got).size === sent.length) all.resolve();
         };
         for (let i = 0; i < sent.length; i += 5) await a.link.send(sent.slice(i, i + 5));
+        const again = setInterval(
+          () => void (caps.reliable || a.link.send(sent.filter((_, i) => !got.includes(i)))),
+          100,
+        );
         await all.promise;
-        const expected = caps.ordered ? sent : sent.toSorted(Buffer.compare);
-        if (!caps.ordered) got.sort(Buffer.compare);
-        got.forEach((message, i) => expect(Buffer.compare(message, expected[i] as Uint8Array)).toBe(0));
+        clearInterval(again);
+        if (caps.reliable) expect(got).toHaveLength(sent.length);
+        if (caps.ordered && caps.reliable) expect(got).toEqual(sent.map((_, i) => i));
       },
     "a closed link is told to both sides exactly once, and takes nothing more": async () => {
       await using pair = await link(make(), echo);
