@@ -7,6 +7,7 @@ import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
+import { closeReplies, resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
@@ -27,11 +28,13 @@ const chat = z.looseObject({
 /** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
 export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
   const { keepAlive } = checkOptions("frontend-openai-api", schema, options);
+  let face: AimoNode | undefined;
   return {
     name: "frontend-openai-api",
     options: { keepAlive },
     needs: ["http"],
     setup(node) {
+      face = node;
       const { mount } = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
       for (const prefix of PREFIXES) {
@@ -49,11 +52,13 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         });
       }
     },
+    frontend: { listen: () => undefined, close: () => closeReplies(face) },
   };
 }
 
 async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): Promise<void> {
   const body = await exchange.body();
+  if (resumeReply(node, exchange, keepAlive)) return;
   const { model: named, stream } = parse(body, chat);
   const { req, origin } = exchange;
   const request = {
