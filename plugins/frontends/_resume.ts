@@ -255,6 +255,7 @@ function createKept(
         );
       const client = createClient(node, res, id, keepAlive);
       client.begin(known);
+      res.flushHeaders(); // there may be nothing to tell yet
       join(res, client, offset);
       pump();
     },
