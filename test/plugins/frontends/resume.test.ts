@@ -402,8 +402,9 @@ describe("a call is not found", () => {
     for (let i = 0; i < 5; i++) {
       const asked = stage.ask();
       ids.push(await beginning(asked));
-      await asked.got();
       const ended = gone(asked);
+      await asked.got();
+      await ended;
     }
     const found: number[] = [];
     for (const id of ids) found.push((await stage.resume(id).response).statusCode as number);
