@@ -1,10 +1,9 @@
-import type { ServerResponse } from "node:http";
 import { AimoError, fromFrame } from "../../core/error.ts";
-import type { Headers, ReplyFrame, ResponseFrame } from "../../core/frame.ts";
+import type { Headers, ResponseFrame } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { NewRequest, Wait } from "../../core/parts.ts";
-import { idle } from "../../core/runtime.ts";
-import { sendError } from "./_exchange.ts";
+import type { NewRequest, OpenCall, Sink } from "../../core/parts.ts";
+import { createClient, isEvents, type Client } from "./_client.ts";
+import { keepReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
@@ -25,7 +24,6 @@ const FORWARDED = [
   "traceparent",
   "tracestate",
 ];
-const COMMENT = ": keep-alive\n\n";
 
 export function forwarded(headers: Readonly<Headers>): Headers {
   const kept: Headers = {};
@@ -33,100 +31,63 @@ export function forwarded(headers: Readonly<Headers>): Headers {
   return kept;
 }
 
-/** Opens a call and writes its reply to the client; resolves when the reply has ended. `keepAlive`: ms, 0 = never. */
+/**
+ * Opens a call and writes its reply to the client; resolves when the reply has ended. `keepAlive`: ms, 0 = never.
+ * `open` is what the call goes through on its way: `node.open`, or something around it.
+ */
 export async function answer(
   node: AimoNode,
   exchange: Exchange,
   request: NewRequest,
   dialect: Dialect,
   keepAlive: number,
+  open: OpenCall = node.open,
 ): Promise<void> {
   const { res, origin, signal } = exchange;
   const requestId = Buffer.from(node.runtime.randomBytes(16)).toString("hex");
-  let events = false; // an SSE answer: comments and an error event may be written
+  const client = createClient(node, res, requestId, request.stream ? keepAlive : 0);
+  const kept = keepReply(node, exchange, requestId, client);
+  const to = kept ?? client;
+  const sink = toSink(to, dialect, requestId, request.model);
+  await open({ ...request, requestId }, sink, { origin, signal: kept?.signal ?? signal });
+  to.cut(); // a call that was cancelled has no end
+}
+
+/** What the frames of a reply mean for a client of this dialect. */
+function toSink(client: Client, dialect: Dialect, requestId: string, model: string | undefined): Sink {
   let partial = false; // in the middle of an event: nothing may be inserted
-  let drained: Wait;
-  let watch = request.stream && keepAlive > 0 ? idle(node.runtime, keepAlive, beat) : undefined;
 
-  function beat(): void {
-    watch = idle(node.runtime, keepAlive, beat);
-    if (partial || res.writableEnded || res.writableNeedDrain) return;
-    if (!res.headersSent) head(200, {}, "text/event-stream");
-    if (events) res.write(COMMENT);
-  }
-
-  function head(status: number, headers: Headers, contentType: string, length?: number): void {
-    events = contentType.startsWith("text/event-stream");
-    const cache = events && headers["cache-control"] === undefined ? { "cache-control": "no-cache" } : {};
-    const size = length === undefined ? {} : { "content-length": String(length) };
-    res.writeHead(status, { ...headers, ...cache, ...size, "content-type": contentType, "x-request-id": requestId });
-  }
-
-  function write(frame: ReplyFrame): Wait {
-    if (res.destroyed || res.writableEnded) return undefined;
-    watch?.touch();
-    if (frame.messageType === "StreamChunk") {
-      partial = frame.partial === true;
-      if (!frame.isFinal) return res.write(frame.body) ? undefined : wait();
-      res.end(frame.body.length > 0 ? frame.body : undefined);
-      return undefined;
-    }
-    if (frame.messageType === "Error") return fail(fromFrame(frame));
-    const error = frame.streamDone ? dialect.unreadable?.(frame) : undefined;
-    if (error) return fail(error);
-    if (frame.streamDone) whole(frame);
-    else if (!res.headersSent) head(frame.statusCode, frame.headers, frame.contentType);
-    return undefined;
+  function fail(error: AimoError): void {
+    if (client.head === undefined) return client.refuse(error);
+    if (!isEvents(client.head) || partial) return client.cut();
+    client.end(Buffer.from(dialect.errorEvent(error, requestId, model)), true);
   }
 
   function whole(frame: ResponseFrame): void {
-    const { statusCode, headers, contentType, body } = frame;
-    if (!res.headersSent) {
-      head(statusCode, headers, contentType, body.length);
-      return void res.end(body);
-    }
+    const { statusCode: status, headers, contentType, body } = frame;
+    if (client.head === undefined) return client.whole({ status, headers, contentType }, body);
     // A keep-alive has sent the head of a stream already.
     const text = Buffer.from(body).toString();
-    if (statusCode >= 400)
-      return fail(
-        new AimoError("UPSTREAM_FAILED", upstreamMessage(text) ?? `The provider answered ${statusCode}.`, {
-          status: statusCode,
-        }),
-      );
-    res.end(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`);
+    if (status < 400)
+      return client.end(Buffer.from(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`));
+    fail(new AimoError("UPSTREAM_FAILED", upstreamMessage(text) ?? `The provider answered ${status}.`, { status }));
   }
 
-  let failed = false;
-  function fail(error: AimoError): undefined {
-    failed = true;
-    if (!res.headersSent) {
-      res.setHeader("x-request-id", requestId);
-      return void sendError(res, error);
-    }
-    // What arrived still goes out; without an end the client sees that it was cut.
-    if (!events || partial) return void node.runtime.turn(() => res.socket?.destroySoon());
-    res.once("finish", () => res.socket?.destroySoon());
-    res.end(dialect.errorEvent(error, requestId, request.model));
-  }
-
-  function wait(): Wait {
-    return (drained ??= whenDrained(res).then(() => void (drained = undefined)));
-  }
-
-  await node.open({ ...request, requestId }, { write }, { origin, signal });
-  watch?.stop();
-  if (!failed && !res.writableEnded) res.destroy();
-}
-
-/** The socket takes more, or is gone. */
-function whenDrained(res: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const done = (): void => {
-      res.off("drain", done).off("close", done);
-      resolve();
-    };
-    res.on("drain", done).on("close", done);
-  });
+  return {
+    write(frame) {
+      if (frame.messageType === "StreamChunk") {
+        partial = frame.partial === true;
+        return frame.isFinal ? void client.end(frame.body) : client.write(frame.body, partial);
+      }
+      if (frame.messageType === "Error") return void fail(fromFrame(frame));
+      const error = frame.streamDone ? dialect.unreadable?.(frame) : undefined;
+      if (error) return void fail(error);
+      if (frame.streamDone) return void whole(frame);
+      const { statusCode: status, headers, contentType } = frame;
+      if (client.head === undefined) client.begin({ status, headers, contentType });
+      return undefined;
+    },
+  };
 }
 
 /** `error.message` of an OpenAI error body. */

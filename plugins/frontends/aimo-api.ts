@@ -5,6 +5,7 @@ import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { createReceipts } from "./_receipts.ts";
+import { closeReplies, resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 export interface AimoApiOptions {
@@ -19,12 +20,14 @@ const PREFIXES = ["/v1", "/api/v1"];
 export function aimoApi(options: AimoApiOptions = {}): Plugin {
   const { keepAlive } = checkOptions("frontend-aimo-api", schema, options);
   const receipts = createReceipts();
+  let face: AimoNode | undefined;
   return {
     name: "frontend-aimo-api",
     options: { keepAlive },
     needs: ["http"],
     hooks: { "call:receipt": (_, call) => receipts.add(call) },
     setup(node) {
+      face = node;
       const { mount } = node.use("http");
       for (const prefix of PREFIXES) {
         mount("POST", `${prefix}/request/:provider`, "call", (exchange) => forward(node, exchange, keepAlive));
@@ -35,6 +38,7 @@ export function aimoApi(options: AimoApiOptions = {}): Plugin {
         mount("GET", `${prefix}/health`, "public", () => health(node));
       }
     },
+    frontend: { listen: () => undefined, close: () => closeReplies(face) },
   };
 }
 
@@ -45,6 +49,7 @@ export function aimoApi(options: AimoApiOptions = {}): Plugin {
 async function forward(node: AimoNode, exchange: Exchange, keepAlive: number): Promise<void> {
   const { req, params, origin } = exchange;
   const body = await exchange.body();
+  if (resumeReply(node, exchange, keepAlive)) return;
   const query = new URL(req.url ?? "/", "http://node").searchParams;
   const contentType = req.headers["content-type"] ?? "application/octet-stream";
   const said = /\bjson\b/i.test(contentType) ? peek(body) : {};

@@ -6,15 +6,32 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
+import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
+import { closeReplies, resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
   /** ms of silence after which a streaming client gets an SSE comment; 0 = never. Default 10,000. */
   keepAlive?: number;
+  /**
+   * What happens to a streamed answer whose provider fails in the middle of its text. Default "never": the client gets
+   * the error. "prefill": another provider of the model goes on, at most twice. It is sent the text so far as the
+   * beginning of the assistant's message, with vLLM's `continue_final_message: true` and `add_generation_prompt: false`.
+   * Only for models whose servers honour that (vLLM, SGLang, and what takes a last assistant message for a prefill):
+   * others begin a new answer, which the client would see in the middle of the first. The seam may fall into a word, the
+   * reasoning before the text is not handed on, and the usage counts the last part alone. Not for answers with several
+   * choices, logprobs or a tool call that has begun. The client sees the switch as one chunk without choices, with
+   * `aimo: { continued: { from, to, after } }`: targets, and the length of the text so far in UTF-16 units. The header
+   * `X-Aimo-Continue` (`prefill`, `never`) says so for one request.
+   */
+  continue?: "never" | "prefill";
 }
 
-const schema = z.strictObject({ keepAlive: z.number().int().nonnegative().default(10_000) });
+const schema = z.strictObject({
+  keepAlive: z.number().int().nonnegative().default(10_000),
+  continue: z.enum(["never", "prefill"]).default("never"),
+});
 const PREFIXES = ["/v1", "/api/v1"];
 
 /** What must be right for routing; everything else is the provider's to judge. */
@@ -26,16 +43,18 @@ const chat = z.looseObject({
 
 /** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
 export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
-  const { keepAlive } = checkOptions("frontend-openai-api", schema, options);
+  const settings = checkOptions("frontend-openai-api", schema, options);
+  let face: AimoNode | undefined;
   return {
     name: "frontend-openai-api",
-    options: { keepAlive },
+    options: settings,
     needs: ["http"],
     setup(node) {
+      face = node;
       const { mount } = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
       for (const prefix of PREFIXES) {
-        mount("POST", `${prefix}/chat/completions`, "call", (exchange) => complete(node, exchange, keepAlive));
+        mount("POST", `${prefix}/chat/completions`, "call", (exchange) => complete(node, exchange, settings));
         mount("GET", `${prefix}/models`, "read", () => ({ object: "list", data: listModels(node.targets, created) }));
         mount("GET", `${prefix}/models/**:id`, "read", ({ params }) => {
           const id = params["id"] ?? "";
@@ -49,11 +68,14 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         });
       }
     },
+    frontend: { listen: () => undefined, close: () => closeReplies(face) },
   };
 }
 
-async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): Promise<void> {
+async function complete(node: AimoNode, exchange: Exchange, settings: Required<OpenaiApiOptions>): Promise<void> {
+  const { keepAlive } = settings;
   const body = await exchange.body();
+  if (resumeReply(node, exchange, keepAlive)) return;
   const { model: named, stream } = parse(body, chat);
   const { req, origin } = exchange;
   const request = {
@@ -64,7 +86,8 @@ async function complete(node: AimoNode, exchange: Exchange, keepAlive: number): 
     headers: forwarded(origin.headers),
     ...split(named, node),
   };
-  await answer(node, exchange, request, dialect, keepAlive);
+  const wanted = req.headers["x-aimo-continue"] ?? settings.continue;
+  await answer(node, exchange, request, dialect, keepAlive, wanted === "prefill" ? continuing(node) : node.open);
 }
 
 /**

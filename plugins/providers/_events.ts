@@ -48,7 +48,15 @@ export interface Reading {
   /** Text, tool calls, reasoning, a refusal, an end: the call cannot move to another provider any more. */
   readonly substance: boolean;
   /** The first event is an error. */
-  readonly error?: { readonly message?: string; readonly code?: unknown };
+  readonly error?: ToldError;
+}
+
+/** An error as an upstream puts it into an event. */
+export interface ToldError {
+  readonly message?: string;
+  /** A status, or a word. */
+  readonly code?: unknown;
+  readonly type?: unknown;
 }
 
 export function readEvents(bytes: Buffer): Reading {
@@ -58,7 +66,8 @@ export function readEvents(bytes: Buffer): Reading {
     if (data === "") continue;
     const value = parse(data);
     if (value === undefined) return { substance: true }; // [DONE], or nothing we understand
-    const { error } = value as { error?: { message?: string; code?: unknown } | string };
+    const { error, object } = value as { error?: ToldError | string; object?: unknown };
+    if (object === "error") return { substance: false, error: value }; // vLLM's older form
     if (typeof error === "string") return { substance: false, error: { message: error } };
     if (typeof error === "object" && error !== null) return { substance: false, error };
     const { choices } = value as { choices?: unknown };

@@ -3,7 +3,7 @@ import type { Call } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { Headers, RequestFrame, Usage } from "../../core/frame.ts";
 import type { Reply, Wait } from "../../core/parts.ts";
-import { createEventSplitter, findUsage, readEvents, toUsage } from "./_events.ts";
+import { createEventSplitter, findUsage, readEvents, toUsage, type ToldError } from "./_events.ts";
 import { withModel } from "./_model.ts";
 
 /** Default routes. */
@@ -110,6 +110,8 @@ function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Prom
     },
     end() {
       const rest = splitter.rest();
+      const { error } = preamble && rest.length > 0 ? readEvents(rest) : {};
+      if (error) throw upstreamError(error);
       const sized =
         response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
       // Without a length the end of the connection is all there is: only [DONE] tells an end from a death.
@@ -196,15 +198,13 @@ function cut(): AimoError {
   return new AimoError("STREAM_INTERRUPTED", "The provider's upstream broke off before the answer was complete.");
 }
 
+/** What is wrong with the request: any other provider would say the same. */
+const CLIENT_ERROR = /^(invalid_request_error|BadRequestError)$/;
+
 /** An error event in place of an answer. */
-function upstreamError({
-  message = "The provider's upstream failed.",
-  code,
-}: {
-  message?: string;
-  code?: unknown;
-}): AimoError {
-  const status = typeof code === "number" && code >= 400 && code <= 599 ? code : undefined;
+function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
+  const told = Number(code) >= 400 && Number(code) <= 599 ? Number(code) : undefined;
+  const status = told ?? (CLIENT_ERROR.test(String(type)) ? 400 : undefined);
   const retryable = status === undefined || status === 408 || status === 429 || status >= 500;
   return new AimoError("UPSTREAM_FAILED", String(message).slice(0, 1_000), {
     retryable,
