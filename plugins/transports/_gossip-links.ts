@@ -98,7 +98,7 @@ export function createGossipLinks(
     const topic = responsesOf(inbox === "link" ? id : self);
     stopLeaving?.();
     stopLeaving = undefined;
-    gossip.join(topic);
+    gossip.join(topic, "last");
     return topic;
   }
 

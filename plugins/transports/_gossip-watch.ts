@@ -25,7 +25,8 @@ export function watchGossip(node: AimoNode, host: Libp2p, gossip: Gossip): () =>
       speaker.missed = gossip.reaches(speaker.peer) ? 0 : speaker.missed + 1;
       if (speaker.missed === 2)
         node.log("warn", "A connected peer speaks gossipsub, but is not reached over it; trying again.", { peer: id });
-      if (speaker.missed >= 2) void invite(speaker);
+      // After 2 looks, 4, 8, …
+      if (speaker.missed >= 2 && Number.isInteger(Math.log2(speaker.missed))) void invite(speaker);
     }
   }
 
@@ -39,17 +40,26 @@ export function watchGossip(node: AimoNode, host: Libp2p, gossip: Gossip): () =>
     }
   }
 
-  const identified = ({ detail: { peerId, protocols } }: CustomEvent<IdentifyResult>): void => {
+  function identified(peer: PeerId, protocols: readonly string[]): void {
     const protocol = protocols.find((name) => name.startsWith("/meshsub/"));
-    if (protocol !== undefined && !speakers.has(peerId.toString()))
-      speakers.set(peerId.toString(), { peer: peerId, protocol, missed: 0 });
-  };
+    if (protocol !== undefined && !speakers.has(peer.toString()))
+      speakers.set(peer.toString(), { peer, protocol, missed: 0 });
+  }
+
+  const identify = ({ detail: { peerId, protocols } }: CustomEvent<IdentifyResult>): void =>
+    identified(peerId, protocols);
   const gone = ({ detail: peer }: CustomEvent<PeerId>): void => void speakers.delete(peer.toString());
-  host.addEventListener("peer:identify", identified);
+  host.addEventListener("peer:identify", identify);
   host.addEventListener("peer:disconnect", gone);
+  // Another transport may have started the host.
+  for (const peer of host.getPeers())
+    host.peerStore.get(peer).then(
+      ({ protocols }) => identified(peer, protocols),
+      () => undefined,
+    );
   return () => {
     stop();
-    host.removeEventListener("peer:identify", identified);
+    host.removeEventListener("peer:identify", identify);
     host.removeEventListener("peer:disconnect", gone);
   };
 }

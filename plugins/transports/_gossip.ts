@@ -1,14 +1,14 @@
 import { createHash } from "node:crypto";
-import type { GossipSub, GossipsubOpts, Message } from "@libp2p/gossipsub";
+import type { GossipSub, GossipsubOpts, Message, TopicValidatorFn } from "@libp2p/gossipsub";
 import type { Libp2p, PeerId } from "@libp2p/interface";
 import type { ServiceFactoryMap } from "libp2p";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { fits, MAX_DATA } from "./_envelope.ts";
 
-/** Bytes and messages that are taken in a second; what is above is lost, as on a full wire. gossipsub remembers each for 120 s. */
+/** Bytes and messages that are taken in a second; what is above is lost, as on a full wire. */
 const MAX_BYTES = 64 * 1_048_576;
-const MAX_MESSAGES = 4_096;
+const MAX_MESSAGES = 32_768;
 /** ms that the id of a message is remembered; a replay after that is the seal's to refuse. */
 const SEEN = 10_000;
 /** bytes that may wait for one peer: gossipsub has no back-pressure, above it the peer's stream is reset. */
@@ -24,7 +24,8 @@ export interface Gossip {
   readonly services: ServiceFactoryMap;
   /** Throws CONFIG_INVALID when gossipsub does not run on the host: it fails without a word. */
   check(host: Libp2p): void;
-  join(topic: string): void;
+  /** `last`: messages on it are for this node alone, and go no further. */
+  join(topic: string, last?: "last"): void;
   leave(topic: string): void;
   /** Who is known to take this topic's messages. */
   subscribers(topic: string): number;
@@ -43,11 +44,19 @@ export interface GossipEvents {
   subscription(peer: string, topic: string, subscribed: boolean): void;
 }
 
+/** Public in gossipsub's class, but not in its interface: nothing breaks without them. */
+interface Inside {
+  readonly mesh?: Map<string, Set<string>>;
+  readonly streamsOutbound?: Map<string, unknown>;
+  readonly score?: { readonly deliveryRecords?: { clear(): void } };
+}
+
 export async function createGossip(node: AimoNode, events: GossipEvents): Promise<Gossip> {
-  const { gossipsub, StrictNoSign } = await import("@libp2p/gossipsub");
+  const { gossipsub, StrictNoSign, TopicValidatorResult } = await import("@libp2p/gossipsub");
   const topics = new Set<string>();
   const admit = createAdmission(node, topics);
   let pubsub: GossipSub | undefined;
+  let inside: Inside = {};
 
   /** A listener that throws would end the process. */
   const guarded =
@@ -63,12 +72,21 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
       }
     };
 
+  const message = guarded<{ topic: string; data: Uint8Array; from: PeerId }>(({ topic, data, from }) =>
+    events.message(topic, data, from.toString()),
+  );
+
+  const take: TopicValidatorFn = (from, { topic, data }) => {
+    message({ topic, data, from });
+    return TopicValidatorResult.Ignore;
+  };
+
   function leave(topic: string): void {
     if (!topics.delete(topic)) return;
     // Leaving sends a PRUNE to those in the mesh, and for up to 15 s neither side would take the other into it again:
     // a relay would pass on nothing. That the topic is left they are told anyway.
-    const inside = pubsub as unknown as { readonly mesh?: Map<string, Set<string>> } | undefined;
-    inside?.mesh?.get(topic)?.clear();
+    pubsub?.topicValidators.delete(topic);
+    inside.mesh?.get(topic)?.clear();
     pubsub?.unsubscribe(topic);
   }
 
@@ -76,11 +94,9 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
     services: {
       pubsub(components) {
         pubsub = gossipsub(gossipOptions(StrictNoSign, admit))(components);
-        pubsub.addEventListener(
-          "gossipsub:message",
-          guarded(({ detail: { msg, propagationSource } }) =>
-            events.message(msg.topic, msg.data, propagationSource.toString()),
-          ),
+        inside = pubsub as unknown as Inside;
+        pubsub.addEventListener("gossipsub:message", ({ detail: { msg, propagationSource: from } }) =>
+          message({ topic: msg.topic, data: msg.data, from }),
         );
         pubsub.addEventListener(
           "subscription-change",
@@ -89,6 +105,8 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
             for (const { topic, subscribe } of subscriptions) events.subscription(peer, topic, subscribe);
           }),
         );
+        // It keeps a record of each message for 120 s, for scores of topics, which are not used.
+        pubsub.addEventListener("gossipsub:heartbeat", () => inside.score?.deliveryRecords?.clear());
         return pubsub;
       },
     },
@@ -102,17 +120,17 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
           "transport-pubsub: gossipsub does not run on the libp2p host; is there a second version of @libp2p/interface, or a host plugin that ignores `extend`?",
         );
     },
-    join(topic) {
+    join(topic, last) {
       topics.add(topic);
+      // A node passes on what it subscribes to, and all its peers subscribe to its own topics as relays.
+      if (last) pubsub?.topicValidators.set(topic, take);
       pubsub?.subscribe(topic);
     },
     leave,
     subscribers: (topic) => pubsub?.getSubscribers(topic).length ?? 0,
     reaches(peer) {
-      const inside = pubsub as unknown as { readonly streamsOutbound?: Map<string, unknown> } | undefined;
       return (
-        pubsub?.getPeers().some((other) => other.equals(peer)) === true &&
-        inside?.streamsOutbound?.has(peer.toString()) !== false
+        inside.streamsOutbound?.has(peer.toString()) ?? pubsub?.getPeers().some((other) => other.equals(peer)) === true
       );
     },
     async publish(topic, data) {

@@ -77,7 +77,7 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
         made.addEventListener("peer:disconnect", left);
         await node.use("libp2p").start();
         gossip.check(made);
-        gossip.join(requestsOf(node.id));
+        gossip.join(requestsOf(node.id), "last");
         gossip.join(HEARTBEAT);
         gossip.check(made);
       },

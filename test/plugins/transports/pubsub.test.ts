@@ -289,6 +289,18 @@ describe("through a node in between", () => {
     });
   });
 
+  it("what has arrived goes no further, to none of the peers that would relay it", async () => {
+    const hub = await seat();
+    const [a, other] = [await seat({ to: [hub] }), await seat({ to: [hub] })];
+    await until(() => hub.gossip.getSubscribers(requests(hub)).length === 2);
+    const passed: string[] = [];
+    other.gossip.addEventListener("gossipsub:message", ({ detail }) => void passed.push(detail.msg.topic));
+    await exchange(await dial(a, hub));
+    a.transport.broadcast?.(Buffer.from("advert"));
+    await until(() => passed.includes("aimo/heartbeat"));
+    expect(new Set(passed)).toEqual(new Set(["aimo/heartbeat"]));
+  });
+
   it("only what a peer itself listens to is relayed, and not longer than it is there", async () => {
     const relay = await seat();
     const own = relay.gossip.getTopics();
@@ -471,11 +483,13 @@ describe("a hostile peer", () => {
   it("that publishes the next serial of a link first does not hold up the true message", async () => {
     const a = await seat();
     const b = await seat({ to: [a] });
-    const { gossip } = await stranger(a);
+    const { gossip, host } = await stranger(a);
+    // It sees what the dialler publishes, as a relay would.
+    await host.dial(multiaddr(b.node.use("libp2p").addresses[0] as string));
     gossip.subscribe(requests(a));
     const seen: Uint8Array[] = [];
     gossip.addEventListener("gossipsub:message", ({ detail }) => void seen.push(detail.msg.data));
-    await until(() => a.gossip.getSubscribers(requests(a)).length > 0);
+    await until(() => b.gossip.getSubscribers(requests(a)).length === 2);
     const [there, back] = await dial(b, a);
     there.link.send([Buffer.from("first")]);
     await until(() => seen.some((data) => Buffer.from(data).toString().endsWith("first")));
