@@ -82,6 +82,7 @@ export const BUILT_IN: readonly string[] = [
   "router-first",
   "router-round-robin",
   "transport-memory",
+  "transport-pubsub",
   "transport-stream",
 ];
 

@@ -5,7 +5,7 @@ import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
 import { yamux } from "@libp2p/yamux";
 import { multiaddr } from "@multiformats/multiaddr";
-import { createLibp2p, type Libp2p } from "libp2p";
+import { createLibp2p, type Libp2p, type ServiceFactoryMap } from "libp2p";
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
@@ -27,10 +27,13 @@ export interface Libp2pOptions {
 
 /** The shared host, for transports over libp2p. */
 export interface Libp2pService {
-  readonly host: Libp2p;
+  /** Services that the host is to have: called in `setup`. Throws CONFIG_INVALID when the host is made already. */
+  extend(services: ServiceFactoryMap): void;
+  /** The one host, made at the first call. */
+  host(): Promise<Libp2p>;
   /** Listens and begins to join; the transports call it when their protocols are registered. Later calls do nothing. */
-  start(): Promise<void>;
-  /** Where it can be dialled, with its peer id. */
+  start(): Promise<Libp2p>;
+  /** Where it can be dialled, with its peer id; empty before the start. */
   readonly addresses: readonly string[];
 }
 
@@ -65,21 +68,27 @@ const REDIAL_FIRST = 250;
 /** The libp2p host that `stream()` and other transports share. Its key is the node's. */
 export function libp2p(options: Libp2pOptions = {}): Plugin {
   const { listen, join, announce, encrypt, maxConnections } = checkOptions("host-libp2p", schema, options);
+  const services: ServiceFactoryMap = {};
+  let made: Promise<Libp2p> | undefined;
   let host: Libp2p | undefined;
   const stops: (() => void)[] = [];
   return {
     name: "host-libp2p",
     options,
     provides: ["libp2p"],
-    async setup(node) {
-      const created = await createHost(node);
-      host = created;
-      let started: Promise<void> | undefined;
+    setup(node) {
+      const make = (): Promise<Libp2p> => (made ??= createHost(node).then((created) => (host = created)));
+      let started: Promise<Libp2p> | undefined;
       node.provide("libp2p", {
-        host: created,
-        start: () => (started ??= start(node, created)),
+        extend(more) {
+          if (made)
+            throw new AimoError("CONFIG_INVALID", "host-libp2p: services are added in `setup`, before the start.");
+          Object.assign(services, more);
+        },
+        host: make,
+        start: () => (started ??= make().then((created) => start(node, created))),
         get addresses() {
-          return created.getMultiaddrs().map(String);
+          return host?.getMultiaddrs().map(String) ?? [];
         },
       });
     },
@@ -106,7 +115,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
           },
         }),
       ],
-      services: { identify: identify() },
+      services: { identify: identify(), ...services },
       // Many providers may sit behind one address; libp2p's defaults let five in a second.
       connectionManager: {
         maxConnections,
@@ -120,7 +129,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
     });
   }
 
-  async function start(node: AimoNode, created: Libp2p): Promise<void> {
+  async function start(node: AimoNode, created: Libp2p): Promise<Libp2p> {
     try {
       await created.start();
     } catch (cause) {
@@ -136,6 +145,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       });
     }
     for (const to of join) stops.push(stayConnected(node, created, to));
+    return created;
   }
 }
 

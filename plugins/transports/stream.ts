@@ -1,4 +1,4 @@
-import type { Connection, Stream } from "@libp2p/interface";
+import type { Connection, Libp2p, Stream } from "@libp2p/interface";
 import { AimoError } from "../../core/error.ts";
 import type { Link, LinkEvents, Transport, Wait } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
@@ -24,6 +24,7 @@ export function stream(): Plugin {
   const links = new Set<OpenLink>();
   let accept: Parameters<Transport["listen"]>[0];
   let node: AimoNode;
+  let host: Libp2p | undefined;
   let closing = false;
 
   function attach(connection: Connection, raw: Stream, dialled: boolean): void {
@@ -69,14 +70,17 @@ export function stream(): Plugin {
     transport: {
       async listen(take) {
         accept = take;
-        const { host, start } = node.use("libp2p");
+        const service = node.use("libp2p");
+        host = await service.host();
         await host.handle(
           PROTOCOL,
           (raw, connection) => (closing ? raw.abort(new Error("closing")) : attach(connection, raw, false)),
           STREAMS,
         );
         host.addEventListener("connection:open", opened);
-        await start();
+        // Another transport may have started the host.
+        for (const connection of host.getConnections()) if (connection.direction === "outbound") void open(connection);
+        await service.start();
       },
       async close() {
         closing = true;
@@ -84,7 +88,6 @@ export function stream(): Plugin {
         for (const { link } of links) link.close();
         // The host drops what TLS has not flushed when it stops.
         await within(node, LINGER, Promise.all([...links].map(({ ended }) => ended)));
-        const host = node.find("libp2p")?.host;
         host?.removeEventListener("connection:open", opened);
         if (host?.status === "started") await host.unhandle(PROTOCOL);
       },

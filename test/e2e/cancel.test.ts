@@ -65,14 +65,9 @@ it("200 clients that leave at random moments leave sockets, streams, timers and 
     while (callsOf(gateway) + callsOf(provider) > 0) await new Promise((resolve) => setImmediate(resolve));
     upstream.forget();
   }
+  const hosts = await Promise.all([gateway, provider].map((node) => node.use("libp2p").host()));
   const streams = (): number[] =>
-    [gateway, provider].map(
-      (node) =>
-        node
-          .use("libp2p")
-          .host.getConnections()
-          .flatMap((connection) => connection.streams).length,
-    );
+    hosts.map((host) => host.getConnections().flatMap((connection) => connection.streams).length);
   const heap = (): number => {
     if (globalThis.gc === undefined) throw new Error("run with --expose-gc");
     globalThis.gc();

@@ -61,7 +61,8 @@ it("dials again when the connection was lost", async () => {
   await using b = await start({ join: [address(a)] });
   await linked(a, b.id);
   const down = new Promise<void>((resolve) => b.hook("link:down", () => resolve()));
-  for (const connection of a.use("libp2p").host.getConnections()) connection.abort(new Error("lost"));
+  const host = await a.use("libp2p").host();
+  for (const connection of host.getConnections()) connection.abort(new Error("lost"));
   await down;
   await linked(b, a.id);
 });
@@ -70,7 +71,8 @@ it("two nodes that join each other are linked, and call each other", async () =>
   await using a = await start({ listen: LISTEN });
   await using b = await start({ listen: LISTEN, join: [address(a)] });
   await linked(a, b.id);
-  await a.use("libp2p").host.dial(b.use("libp2p").host.getMultiaddrs()[0] as never);
+  const [from, to] = await Promise.all([a, b].map((node) => node.use("libp2p").host()));
+  await from?.dial(to?.getMultiaddrs()[0] as never);
   await linked(b, a.id);
   expect([...a.peers].map(({ id }) => id)).toEqual([b.id]);
 });
@@ -83,6 +85,18 @@ it("refuses what is no address, and a port that is taken, in one sentence", asyn
     code: "CONFIG_INVALID",
     message: expect.stringContaining("Is the port taken?"),
   });
+});
+
+it("takes services of other plugins before it is made, and none later", async () => {
+  const made: string[] = [];
+  const plugin: Plugin = {
+    name: "transport-extending",
+    needs: ["libp2p"],
+    setup: (node) => node.use("libp2p").extend({ extra: () => void made.push(node.id) }),
+  };
+  await using node = await start({ listen: LISTEN }, plugin, quiet);
+  expect(made).toEqual([node.id]);
+  expect(() => node.use("libp2p").extend({ late: () => undefined })).toThrow(/services are added in `setup`/);
 });
 
 it("is missed by name when it was switched off", async () => {

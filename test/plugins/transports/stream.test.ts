@@ -17,7 +17,8 @@ it.each(["stream", "connection"])(
   async (what) => {
     let runs = 0;
     const gateway = await createNode({ plugins: [libp2p({ listen }), stream()], drain: 0 });
-    const { host, addresses } = gateway.use("libp2p");
+    const { addresses } = gateway.use("libp2p");
+    const host = await gateway.use("libp2p").host();
     const listed = new Promise<void>((resolve) => gateway.hook("catalog:change", () => resolve()));
     const handle = custom({
       models: ["m"],
