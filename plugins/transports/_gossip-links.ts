@@ -66,6 +66,7 @@ export function createGossipLinks(
       via: "pubsub",
       rank: 10,
       dialled: ends.peer !== undefined,
+      ...(ends.peer !== undefined && { onDemand: true }),
       caps: CAPS,
       send(messages) {
         for (const message of messages) if (!closed && message.length <= MAX_MESSAGE) parts.send(message, raw);

@@ -23,8 +23,16 @@ import { createGossipRelay } from "../../../plugins/transports/_gossip-relay.ts"
 import type { Gossip } from "../../../plugins/transports/_gossip.ts";
 import { libp2p, pubsub, stream, type PubsubOptions } from "../../../plugins/transports/index.ts";
 import { expectClean } from "../../kit/clean.ts";
+import { testTransport } from "../../suites/transport.ts";
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
+
+describe("between two nodes", () => {
+  testTransport(() => ({
+    left: () => [libp2p({ listen: LISTEN }), pubsub()],
+    right: (left) => [libp2p({ join: [left.use("libp2p").addresses[0] as string] }), pubsub()],
+  }));
+});
 
 /** A raw link as a node's core would have it. */
 interface Tap {
