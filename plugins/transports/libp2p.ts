@@ -107,6 +107,9 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       connectionEncrypters: encrypt.map((name) => (name === "tls" ? tls() : noise())),
       streamMuxers: [
         yamux({
+          // `stream({ mode: "per-call" })` opens one for each call.
+          maxInboundStreams: 4_096,
+          maxOutboundStreams: 4_096,
           // The window must stay below the read buffer, or a slow but correct reader is aborted.
           streamOptions: {
             maxStreamWindowSize: 4 * 1_048_576,

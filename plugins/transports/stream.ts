@@ -1,4 +1,6 @@
 import type { Connection, Libp2p, Stream } from "@libp2p/interface";
+import { z } from "zod";
+import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { Link, LinkEvents, Transport, Wait } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
@@ -7,35 +9,65 @@ import { MAX_MESSAGE } from "../../core/wire/codec.ts";
 import { createDeframer, joinFramed } from "../../core/wire/framing.ts";
 
 const PROTOCOL = "/aimo/link/1.0.0";
+/** A stream for one call alone. */
+const CALL_PROTOCOL = "/aimo/call/1.0.0";
 const CAPS = { ordered: true, reliable: true, private: true, backpressure: true, maxMessage: MAX_MESSAGE } as const;
 /** One stream a connection is enough; some room for a peer that reconnects. */
 const STREAMS = { maxInboundStreams: 8, maxOutboundStreams: 8 } as const;
+const CALL_STREAMS = { maxInboundStreams: 2_048, maxOutboundStreams: 2_048 } as const;
 /** ms until a stream that could not be opened is tried again, doubling; one that broke is opened again at once. */
 const REOPEN_FIRST = 250;
 const REOPEN_MAX = 3_000;
 /** ms that a closing stream gets to send what lies in it. */
 const LINGER = 1_000;
 
+export interface StreamOptions {
+  /**
+   * `shared`: one stream carries all calls. `per-call`: each call that this node makes gets a stream of its own beside
+   * it, which costs a round trip and most of the throughput, and keeps calls apart on the wire. Default "shared".
+   */
+  mode?: "shared" | "per-call";
+}
+
+const schema = z.strictObject({ mode: z.enum(["shared", "per-call"]).default("shared") });
+
 /**
  * Direct streams: one long-lived libp2p stream per connection carries all calls between two nodes. The side that
  * dialled opens it, so a provider that only dials out is served over its own connection.
  */
-export function stream(): Plugin {
+export function stream(options: StreamOptions = {}): Plugin {
+  const { mode } = checkOptions("transport-stream", schema, options);
   const links = new Set<OpenLink>();
   let accept: Parameters<Transport["listen"]>[0];
   let node: AimoNode;
   let host: Libp2p | undefined;
   let closing = false;
 
+  /** For all calls. */
   function attach(connection: Connection, raw: Stream, dialled: boolean): void {
-    // Over its limit the other side leaves us with a stream that is dead already.
-    if (raw.status !== "open") throw new Error(`the stream is ${raw.status}`);
-    const link = createLink(connection, raw, dialled);
-    links.add(link);
-    void link.ended.then(() => links.delete(link));
+    const link = track(
+      createLink(connection, raw, { dialled, ...(mode === "per-call" && { fork: forkOf(connection) }) }),
+    );
     link.listen(accept(link.link), () => {
       if (dialled) void open(connection);
     });
+  }
+
+  /** For one. */
+  function attachSingle(connection: Connection, raw: Stream, dialled: boolean, take: typeof accept): void {
+    const link = track(createLink(connection, raw, { dialled, single: true }));
+    link.listen(take(link.link), () => undefined);
+  }
+
+  function track(link: OpenLink): OpenLink {
+    links.add(link);
+    void link.ended.then(() => links.delete(link));
+    return link;
+  }
+
+  function forkOf(connection: Connection): NonNullable<Link["fork"]> {
+    return async (take) =>
+      attachSingle(connection, await connection.newStream(CALL_PROTOCOL, CALL_STREAMS), true, take);
   }
 
   async function open(connection: Connection, delay = REOPEN_FIRST): Promise<void> {
@@ -65,6 +97,7 @@ export function stream(): Plugin {
 
   return {
     name: "transport-stream",
+    options: { mode },
     needs: ["libp2p"],
     setup: (face) => void (node = face),
     transport: {
@@ -76,6 +109,12 @@ export function stream(): Plugin {
           PROTOCOL,
           (raw, connection) => (closing ? raw.abort(new Error("closing")) : attach(connection, raw, false)),
           STREAMS,
+        );
+        await host.handle(
+          CALL_PROTOCOL,
+          (raw, connection) =>
+            closing ? raw.abort(new Error("closing")) : attachSingle(connection, raw, false, accept),
+          CALL_STREAMS,
         );
         host.addEventListener("connection:open", opened);
         // Another transport may have started the host.
@@ -89,7 +128,7 @@ export function stream(): Plugin {
         // The host drops what TLS has not flushed when it stops.
         await within(node, LINGER, Promise.all([...links].map(({ ended }) => ended)));
         host?.removeEventListener("connection:open", opened);
-        if (host?.status === "started") await host.unhandle(PROTOCOL);
+        if (host?.status === "started") await host.unhandle([PROTOCOL, CALL_PROTOCOL]);
       },
     },
   };
@@ -110,7 +149,9 @@ interface OpenLink {
   listen(events: LinkEvents, gone: () => void): void;
 }
 
-function createLink(connection: Connection, raw: Stream, dialled: boolean): OpenLink {
+function createLink(connection: Connection, raw: Stream, which: Pick<Link, "dialled" | "single" | "fork">): OpenLink {
+  // Over its limit the other side leaves us with a stream that is dead already.
+  if (raw.status !== "open") throw new Error(`the stream is ${raw.status}`);
   let events: LinkEvents | undefined;
   let gone: (() => void) | undefined;
   let closed = false;
@@ -128,7 +169,7 @@ function createLink(connection: Connection, raw: Stream, dialled: boolean): Open
     peer: connection.remotePeer.toString(),
     via: "stream",
     rank: 0,
-    dialled,
+    ...which,
     caps: CAPS,
     send(messages): Wait {
       if (raw.writeStatus !== "writable") return undefined;
@@ -145,7 +186,7 @@ function createLink(connection: Connection, raw: Stream, dialled: boolean): Open
       const done = raw
         .close({ signal: AbortSignal.timeout(LINGER) })
         .then(undefined, () => raw.abort(new Error("closing")));
-      if (error) void done.finally(() => connection.abort(error));
+      if (error && !which.single) void done.finally(() => connection.abort(error));
     },
   };
 
