@@ -4,7 +4,7 @@ import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { apiKeys } from "aimo/guards";
 import { logger } from "aimo/observers";
 import { roundRobin } from "aimo/routers";
-import { libp2p, stream } from "aimo/transports";
+import { libp2p, pubsub, stream } from "aimo/transports";
 
 export default defineConfig({
   plugins: [
@@ -18,6 +18,8 @@ export default defineConfig({
     // Peers dial in here; each direct stream carries all calls between two nodes.
     libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }),
     stream(),
+    // The way round, when there is no direct stream: sealed messages over gossip.
+    pubsub(),
     // Which provider answers, when several have the model.
     roundRobin(),
   ],

@@ -18,23 +18,28 @@ export interface Reach {
   to(peer: string): Promise<Session>;
   /** A link to the peer is up. */
   arrived(peer: string, session: Session): void;
+  /** A link that was on its way to the peer is not. */
+  failed(peer: string, why: string): void;
   close(): void;
 }
 
 /** The transports are tried in the order of the plugins. */
 export function createReach(transports: readonly Transport[], runtime: Runtime): Reach {
-  const trying = new Map<string, PromiseWithResolvers<Session>>();
+  const trying = new Map<string, PromiseWithResolvers<Session> & { expire?: (why: Error) => void }>();
   const resting = new Map<string, number>();
   const controller = new AbortController();
 
   const able = transports.filter(({ reach }) => reach !== undefined);
 
-  async function attempt(peer: string, { promise, reject }: PromiseWithResolvers<Session>): Promise<void> {
+  async function attempt(peer: string, pending: NonNullable<ReturnType<typeof trying.get>>): Promise<void> {
+    const { promise, reject } = pending;
     let why = "no transport can reach it";
     for (const transport of able) {
       if (controller.signal.aborted) break;
       const late = new AbortController();
       const { promise: overdue, reject: expire } = Promise.withResolvers<never>();
+      overdue.catch(() => undefined);
+      pending.expire = expire;
       const stop = runtime.setTimeout(WITHIN, () => expire(new Error(`it did not answer within ${WITHIN} ms`)));
       try {
         await Promise.race([transport.reach?.(peer, late.signal), overdue]);
@@ -73,6 +78,7 @@ export function createReach(transports: readonly Transport[], runtime: Runtime):
       trying.get(peer)?.resolve(session);
       trying.delete(peer);
     },
+    failed: (peer, why) => trying.get(peer)?.expire?.(new Error(why)),
     close: () => controller.abort(),
   };
 }

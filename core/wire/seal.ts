@@ -23,6 +23,8 @@ const CAPS = { ordered: true, reliable: true, private: true, backpressure: true,
 /** A link on its way to be sealed. */
 export interface Sealing {
   readonly events: LinkEvents;
+  /** Both sides have proven who they are. */
+  readonly up: boolean;
   /** Gives up what is not up yet. */
   abandon(): void;
   /** What was sent before `close` has arrived, or has had its time. */
@@ -102,6 +104,9 @@ export function sealLink(raw: Link, kernel: WireKernel, admit: () => boolean, up
   }
   return {
     settled,
+    get up() {
+      return sealed !== undefined;
+    },
     abandon: () => void (sealed || fail()),
     events: {
       message(message) {

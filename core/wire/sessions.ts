@@ -159,7 +159,10 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   function seal(link: Link): LinkEvents {
     const sealing = sealLink(link, kernel, () => --greetings >= 0, accept);
     sealings.add(sealing);
-    void sealing.settled.then(() => sealings.delete(sealing));
+    void sealing.settled.then(() => {
+      sealings.delete(sealing);
+      if (!sealing.up && link.dialled && link.peer !== undefined) reach.failed(link.peer, "nobody answered");
+    });
     return sealing.events;
   }
 

@@ -6,6 +6,7 @@ import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
 import { roundRobin } from "../routers/round-robin.ts";
 import { libp2p } from "../transports/libp2p.ts";
+import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
 
 export interface GatewayOptions extends HttpOptions {
@@ -28,6 +29,7 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     aimoApi(),
     libp2p({ listen, join }),
     stream(),
+    pubsub(),
     roundRobin(),
   ];
 }

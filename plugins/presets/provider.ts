@@ -3,6 +3,7 @@ import { logger } from "../observers/logger.ts";
 import { demo } from "../providers/demo.ts";
 import { openai, type OpenaiOptions } from "../providers/openai.ts";
 import { libp2p } from "../transports/libp2p.ts";
+import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
 
 export interface ProviderOptions {
@@ -19,5 +20,5 @@ export interface ProviderOptions {
 /** A node that serves an upstream to the gateways it joins. */
 export function provider({ upstream, models, join = [], listen = [] }: ProviderOptions = {}): PluginList {
   const adapter = upstream === undefined ? demo() : openai({ url: upstream, ...(models && { models }) });
-  return [logger(), libp2p({ listen, join }), stream(), adapter];
+  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapter];
 }

@@ -20,6 +20,8 @@ export interface GossipLinks {
   dial(peer: string): void;
   /** Of the topic that the node is dialled on. */
   request(envelope: Envelope): void;
+  /** Somebody listens to less than before: links to whom nobody listens for any more are closed. */
+  less(): void;
   /** False if this topic is no inbox of ours. */
   answer(topic: string, read: () => Envelope | undefined): boolean;
   close(): void;
@@ -177,6 +179,11 @@ export function createGossipLinks(
       const raw = envelope && dialled.get(envelope.link);
       if (raw?.link.replyTo === topic) raw.receive((envelope as Envelope).payload);
       return ours || raw !== undefined;
+    },
+    less() {
+      for (const { link } of [...dialled.values()])
+        if (gossip.subscribers(requestsOf(link.peer as string)) === 0)
+          link.close(new AimoError("NETWORK_ERROR", "nobody takes messages for that node any more"));
     },
     close() {
       for (const { link } of [...dialled.values(), ...answered.values(), ...waiting.values()]) link.close();

@@ -48,12 +48,14 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
   function subscription(peer: string, topic: string, subscribed: boolean): void {
     if (topic === HEARTBEAT) adverts.subscription(peer, subscribed);
     else relay?.subscription(peer, topic, subscribed);
+    if (!subscribed) links?.less();
   }
 
   const left = ({ detail }: CustomEvent<PeerId>): void => {
     const peer = detail.toString();
     relay?.left(peer);
     adverts.subscription(peer, false);
+    node.runtime.turn(() => links?.less()); // gossipsub has let go of the peer by then
   };
 
   return {
