@@ -29,8 +29,6 @@ export interface Gossip {
   leave(topic: string): void;
   /** Who is known to take this topic's messages. */
   subscribers(topic: string): number;
-  /** Is there a stream of gossipsub to this peer? */
-  reaches(peer: PeerId): boolean;
   /** Whom it was handed to; nobody, if it failed. Never rejects. */
   publish(topic: string, data: Uint8Array): Promise<readonly PeerId[]>;
   /** Leaves all topics. */
@@ -47,7 +45,6 @@ export interface GossipEvents {
 /** Public in gossipsub's class, but not in its interface: nothing breaks without them. */
 interface Inside {
   readonly mesh?: Map<string, Set<string>>;
-  readonly streamsOutbound?: Map<string, unknown>;
   readonly score?: { readonly deliveryRecords?: { clear(): void } };
 }
 
@@ -128,11 +125,6 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
     },
     leave,
     subscribers: (topic) => pubsub?.getSubscribers(topic).length ?? 0,
-    reaches(peer) {
-      return (
-        inside.streamsOutbound?.has(peer.toString()) ?? pubsub?.getPeers().some((other) => other.equals(peer)) === true
-      );
-    },
     async publish(topic, data) {
       try {
         return (await pubsub?.publish(topic, data))?.recipients ?? [];

@@ -75,7 +75,7 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
         links = createGossipLinks(node.id, inbox, gossip, node.runtime, accept);
         const made = await node.use("libp2p").host();
         host = made;
-        stopWatching = watchGossip(node, made, gossip);
+        stopWatching = watchGossip(node, made);
         made.addEventListener("peer:disconnect", left);
         await node.use("libp2p").start();
         gossip.check(made);

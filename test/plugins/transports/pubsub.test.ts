@@ -603,21 +603,40 @@ describe("the plugin", () => {
     });
   });
 
-  it("warns once of a peer whose gossip is broken, and mends it", async () => {
-    const hurried: Runtime = { ...systemRuntime, setTimeout: (ms, then) => systemRuntime.setTimeout(ms / 25, then) };
-    const a = await seat({ runtime: hurried });
-    const b = await seat({ to: [a] });
-    for (const connection of a.host.getConnections())
-      for (const each of connection.streams) if (each.protocol.startsWith("/meshsub")) each.abort(new Error("broken"));
-    await until(() => a.logged.length > 0);
-    expect(a.logged).toEqual(["warn A connected peer speaks gossipsub, but is not reached over it; trying again."]);
+  it("mends a gossip stream that broke, also for those behind a relay", async () => {
+    const hub = await seat();
+    const a = await seat({ to: [hub], runtime: hurried });
+    const b = await seat({ to: [hub] });
     const streams = (of: Seat): number =>
       (of.gossip as unknown as { streamsOutbound: Map<string, unknown> }).streamsOutbound.size;
-    await until(() => streams(a) === 1 && streams(b) === 1);
-    await met(a, b);
+    for (const connection of a.host.getConnections())
+      for (const each of connection.streams) if (each.protocol.startsWith("/meshsub")) each.abort(new Error("broken"));
+    await until(() => streams(a) === 0 && streams(hub) === 1);
+    await until(() => streams(a) === 1 && streams(hub) === 2);
+    await met(a, hub);
+    await exchange(await dial(a, hub));
     await exchange(await dial(a, b));
     await exchange(await dial(b, a));
-    expect(a.logged).toHaveLength(1);
+    expect(a.logged).toEqual([]);
+  });
+
+  it("warns once of a peer that says it speaks gossip and does not", async () => {
+    const a = await seat({ runtime: hurried });
+    const mute = await createLibp2p({
+      transports: [tcp()],
+      connectionEncrypters: [noise()],
+      streamMuxers: [yamux()],
+      services: { identify: identify() },
+    });
+    onTestFinished(() => mute.stop());
+    let tried = 0;
+    await mute.handle("/meshsub/1.2.0", (raw) => {
+      tried++;
+      raw.abort(new Error("not really"));
+    });
+    await mute.dial(multiaddr(a.node.use("libp2p").addresses[0] as string));
+    await until(() => tried > 4);
+    expect(a.logged).toEqual(["warn A connected peer speaks gossipsub, but is not reached over it."]);
   });
 
   it("refuses an option that it does not know", () => {
@@ -625,6 +644,9 @@ describe("the plugin", () => {
     expect(() => pubsub({ relays: true } as PubsubOptions)).toThrow(/did you mean/i);
   });
 });
+
+/** A runtime whose timers come early. */
+const hurried: Runtime = { ...systemRuntime, setTimeout: (ms, then) => systemRuntime.setTimeout(ms / 25, then) };
 
 /** A runtime whose long timers wait until the test lets their time elapse. */
 function lingering(): { readonly runtime: Runtime; elapse(): void } {
