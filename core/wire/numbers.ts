@@ -1,5 +1,10 @@
 import { malformed } from "./codec.ts";
 
+/** Of the calls that this node opens at one instance of a peer. */
+export interface CallNumbers {
+  next: number;
+}
+
 /** Which numbers were used, in little memory: they come nearly in order. */
 export function createNumbers(): {
   add(number: number): boolean;

@@ -19,7 +19,12 @@ export interface SimulatedReply {
 }
 
 /** No fault of the network, of a provider or of a client makes one of these. */
-export const OURS: ReadonlySet<ErrorCode> = new Set(["INTERNAL", "PLUGIN_FAILED", "INVALID_MESSAGE_FORMAT"]);
+export const OURS: ReadonlySet<ErrorCode> = new Set([
+  "INTERNAL",
+  "PLUGIN_FAILED",
+  "INVALID_MESSAGE_FORMAT",
+  "FORBIDDEN",
+]);
 
 /** Reads a reply as it comes, and finds what is wrong with it. */
 export interface Reader {
