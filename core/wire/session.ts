@@ -200,10 +200,10 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
       if (!BOTH.has(type) && OPENERS.has(type) !== fromOpener)
         throw malformed(`message ${type} from the wrong side of a call`);
       if (type === Type.REQUEST) return request(link, message);
-      const known = fromOpener ? seen.has(number) : number > 0 && number < own.next;
+      const known = fromOpener ? seen.came(number) : number > 0 && number < own.next;
       if (type === Type.RESUME) return resume(link, message);
       // Its REQUEST was lost with another link, or comes too late: nobody waits for the answer any more.
-      if (!known && type === Type.CANCEL) return void seen.add(number);
+      if (type === Type.CANCEL && !callees.has(number)) return void seen.add(number);
       if (!known) {
         const what = `message ${type} for a call that was never opened (${number})`;
         throw fromOpener ? malformed(what) : new AimoError("FORBIDDEN", `The peer ${peer} sent a ${what}.`);

@@ -45,6 +45,7 @@ function work(): void {
       const flaws = await flawsOf(seed);
       if (flaws.length > 0) found.push({ seed, flaws });
     }
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
     parentPort?.postMessage(found);
   });
 }
@@ -82,6 +83,7 @@ async function runAll({ from, count }: Batch, workers: number): Promise<Found[]>
         if (left <= 0) return void worker.terminate().then(() => resolve());
         batch = { from: next, count: Math.min(BATCH, left) };
         next += batch.count;
+        // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
         worker.postMessage(batch);
       };
       worker.on("message", (found: Found[]) => {

@@ -43,12 +43,15 @@ export function createReader(expected: Uint8Array | undefined, behind: () => Wai
   let received = 0;
   let chunks = 0;
   let begun = false;
+  let wrong = false;
   let end: "whole" | ErrorCode | undefined;
 
   function take(body: Uint8Array): void {
     const there = expected?.subarray(received, received + body.length);
-    if (there && Buffer.compare(there, body) !== 0) flaws.push(`wrong bytes at ${received}`);
-    if (expected === undefined || flaws.length > 0) pieces.push(Uint8Array.from(body));
+    pieces.push(Uint8Array.from(body));
+    // The first that is wrong says it all.
+    if (there && !wrong && Buffer.compare(there, body) !== 0) flaws.push(`wrong bytes at ${received}`);
+    wrong = flaws.length > 0;
     received += body.length;
   }
 

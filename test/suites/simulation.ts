@@ -1,6 +1,15 @@
 import { createHash } from "node:crypto";
-import { createNode, type AimoError, type AimoNode, type NewRequest, type NodeConfig } from "../../core/index.ts";
-import type { Plugin, PluginList, Runtime, Wait } from "../../core/index.ts";
+import {
+  createNode,
+  type AimoError,
+  type AimoNode,
+  type NewRequest,
+  type NodeConfig,
+  type Plugin,
+  type PluginList,
+  type Runtime,
+  type Wait,
+} from "../../core/index.ts";
 import { Type } from "../../core/wire/codec.ts";
 import { createNetwork, type Network, type Wire, type WireOptions } from "./network.ts";
 import { bytesOf, createScheduler, randomOf, runtimeOf, type Process } from "./scheduler.ts";

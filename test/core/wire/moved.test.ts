@@ -68,6 +68,30 @@ describe("a call that was given up without a link", () => {
   });
 });
 
+test("what is left of a request that is asked for again over another link breaks nothing", async () => {
+  const stage = await scene((request, reply) => void reply.send(`${request.body.length}`));
+  const links = [connect(stage.a, stage.b), connect(stage.a, stage.b, { dialler: "b" })] as const;
+  await quiet();
+  let [on, off] = links;
+  for (const link of links)
+    link.tap = (passing) => {
+      if (!passing.message?.call) return "pass";
+      if (is(Type.REQUEST)(passing) && !links.some(({ seen }) => seen.some(is(Type.RESUME))))
+        [on, off] = link === links[0] ? links : [links[1], links[0]];
+      // The first link takes the head, and is silent with all that follows.
+      return link === on && !is(Type.REQUEST)(passing) ? "hold" : "pass";
+    };
+  const reply = collect(stage.a.node, chat("m", { extra: { prompt: "x".repeat(100_000) } }));
+  await quiet();
+  for (let waited = 0; waited < 3_000; waited += 500) await stage.a.runtime.advance(500);
+  await until(() => off.seen.some(is(Type.REQUEST)));
+  on.tap = () => "pass";
+  on.release();
+  await quiet();
+  const { text, outcome } = await reply;
+  expect([outcome.status, Number(text) > 100_000, on.open, off.open]).toEqual(["ok", true, true, true]);
+});
+
 test("calls are numbered on when a session is over here and not at the peer", async () => {
   const stage = await scene();
   const wire = connect(stage.a, stage.b);
