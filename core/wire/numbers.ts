@@ -1,8 +1,11 @@
 import { malformed } from "./codec.ts";
 
-/** Of the calls that this node opens at one instance of a peer. */
+/** Of the calls between this node and one instance of a peer; they outlive the session, which one side may have ended. */
 export interface CallNumbers {
+  /** Of the next call that is opened here. */
   next: number;
+  /** Of the peer's calls. */
+  readonly seen: ReturnType<typeof createNumbers>;
 }
 
 /** Which numbers were used, in little memory: they come nearly in order. */

@@ -1,4 +1,4 @@
-import type { CallNumbers } from "./numbers.ts";
+import { createNumbers, type CallNumbers } from "./numbers.ts";
 import type { Session } from "./session.ts";
 
 /** Instances whose call numbers are remembered beyond their session; the oldest are forgotten. */
@@ -26,7 +26,7 @@ export function createPeers(): Peers {
   const isHere = (peer: string): boolean => of(peer).some((session) => session.links.size > 0);
 
   function numbersOf(key: string): CallNumbers {
-    const found = numbers.get(key) ?? { next: 1 };
+    const found = numbers.get(key) ?? { next: 1, seen: createNumbers() };
     numbers.delete(key);
     numbers.set(key, found);
     if (numbers.size > NUMBERS_KEPT) numbers.delete(numbers.keys().next().value as string);

@@ -9,7 +9,7 @@ import type { Callee, Opener } from "./halves.ts";
 import { MAX_PATH } from "./directory.ts";
 import { decodeHead, errorHead, type Head } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
-import { createNumbers, type CallNumbers } from "./numbers.ts";
+import type { CallNumbers } from "./numbers.ts";
 import { openOver } from "./opener.ts";
 
 /** What the wire needs of the node. */
@@ -74,7 +74,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
   const links = new Set<AttachedLink>();
   const openers = new Map<number, Opener>();
   const callees = new Map<number, Callee>();
-  const seen = createNumbers();
+  const { seen } = own;
   const unsent = new Set<number>(); // calls that nobody waits for, and that the peer has not been told of
   let stopUnsent: (() => void) | undefined;
   let running = 0;

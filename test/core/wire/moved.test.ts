@@ -92,6 +92,25 @@ test("what is left of a request that is asked for again over another link breaks
   expect([outcome.status, Number(text) > 100_000, on.open, off.open]).toEqual(["ok", true, true, true]);
 });
 
+test("a call that its provider has given up, with all of the session, is not run again", async () => {
+  let runs = 0;
+  const stage = await scene((_, __, call) => {
+    runs++;
+    return new Promise((resolve) => call.signal.addEventListener("abort", () => resolve()));
+  });
+  const wire = connect(stage.a, stage.b);
+  await quiet();
+  const reply = ask(stage);
+  await quiet();
+  wire.cut();
+  await stage.b.runtime.advance(30_001);
+  expect([...stage.b.node.calls]).toEqual([]);
+  connect(stage.a, stage.b);
+  await quiet();
+  const { outcome } = await reply;
+  expect([outcome.error?.code, runs]).toEqual(["NETWORK_ERROR", 1]);
+});
+
 test("calls are numbered on when a session is over here and not at the peer", async () => {
   const stage = await scene();
   const wire = connect(stage.a, stage.b);
