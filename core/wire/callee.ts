@@ -40,6 +40,7 @@ export function answer(
   let stopHold: (() => void) | undefined;
   let repeated = false; // the request came over two links: one body is enough
   let failed = false; // the first error counts, also while it waits to be sent
+  let answered = false; // the handler's part is done, though not all of it may have been sent
   let refused = false; // while it was read: what is on its way is ignored
   let stalled: Idle | undefined;
   let stopAlive: (() => void) | undefined;
@@ -67,6 +68,7 @@ export function answer(
       if (state === "reading") return give(reason);
       download.drop();
       controller.abort(reason);
+      if (answered) fail(reason);
     },
     again(next) {
       if (state === "reading") {
@@ -152,7 +154,7 @@ export function answer(
     stopBody();
     state = "running";
     void open(body).then(
-      (outcome) => outcome.status === "cancelled" && finishCancelled(outcome),
+      (outcome) => (outcome.status === "cancelled" ? finishCancelled(outcome) : void (answered = true)),
       (error: unknown) => fail(AimoError.from(error)),
     );
   }

@@ -126,12 +126,12 @@ export function openOver(init: OpenerInit): Opener {
       return forget(true);
     }
     stopAccept();
-    const unreachable = (): void => end(toFrame(lost(`is out of reach: ${why}`), request.requestId), true);
-    if (timeouts.resume === 0) return unreachable();
+    const unreachable = (): AimoError => lost(`is out of reach: ${why}`);
+    if (timeouts.resume === 0) return end(toFrame(unreachable(), request.requestId), true);
     if (state !== "detached" && state !== "resuming") {
       silent.hold();
       progress.hold();
-      stopResume = runtime.setTimeout(timeouts.resume, unreachable);
+      stopResume = runtime.setTimeout(timeouts.resume, () => giveUp(unreachable()));
     }
     state = "detached";
     if (next === undefined) return;
@@ -143,7 +143,7 @@ export function openOver(init: OpenerInit): Opener {
 
   /** RESUMED, or why not. */
   function resumed(type: number, body: Uint8Array): void {
-    if (type !== Type.RESUMED && type !== Type.ERROR) throw malformed(`message ${type} instead of RESUMED`);
+    if (type !== Type.RESUMED && type !== Type.ERROR) return; // on its way since the call was on this link before
     const error = type === Type.ERROR ? toError(decodeHead(Type.ERROR, body)) : undefined;
     const unknown = error?.data.detail === "unknown_call" && !incoming.begun;
     if (error && !unknown) {

@@ -1,9 +1,13 @@
+import { createNumbers, type CallNumbers } from "./numbers.ts";
 import type { Session } from "./session.ts";
+
+/** Instances whose call numbers are remembered beyond their session; the oldest are forgotten. */
+const NUMBERS_KEPT = 10_000;
 
 /** Sessions by peer and by instance, the newest last: it is the one that new calls go to. */
 export interface Peers {
   /** The session of this instance; `make` makes it with its first link. */
-  enter(peer: string, instance: string, make: () => Session): Session;
+  enter(peer: string, instance: string, make: (numbers: CallNumbers) => Session): Session;
   leave(peer: string, session: Session): void;
   all(): Session[];
   of(peer: string): Session[];
@@ -16,8 +20,19 @@ export interface Peers {
 
 export function createPeers(): Peers {
   const peers = new Map<string, Map<string, Session>>();
+  /** The peer may still know the numbers of a session that is over here. */
+  const numbers = new Map<string, CallNumbers>();
   const of = (peer: string): Session[] => [...(peers.get(peer)?.values() ?? [])];
   const isHere = (peer: string): boolean => of(peer).some((session) => session.links.size > 0);
+
+  function numbersOf(key: string): CallNumbers {
+    const found = numbers.get(key) ?? { next: 1, seen: createNumbers() };
+    numbers.delete(key);
+    numbers.set(key, found);
+    if (numbers.size > NUMBERS_KEPT) numbers.delete(numbers.keys().next().value as string);
+    return found;
+  }
+
   return {
     of,
     isHere,
@@ -25,7 +40,7 @@ export function createPeers(): Peers {
     enter(peer, instance, make) {
       const instances = peers.get(peer) ?? new Map<string, Session>();
       peers.set(peer, instances);
-      const session = instances.get(instance) ?? make();
+      const session = instances.get(instance) ?? make(numbersOf(`${peer}/${instance}`));
       instances.set(instance, session);
       return session;
     },

@@ -9,7 +9,7 @@ import type { Callee, Opener } from "./halves.ts";
 import { MAX_PATH } from "./directory.ts";
 import { decodeHead, errorHead, type Head } from "./heads.ts";
 import type { AttachedLink } from "./link.ts";
-import { createNumbers } from "./numbers.ts";
+import type { CallNumbers } from "./numbers.ts";
 import { openOver } from "./opener.ts";
 
 /** What the wire needs of the node. */
@@ -69,16 +69,15 @@ export interface Session {
 const OPENERS: ReadonlySet<number> = new Set([Type.REQUEST, Type.CANCEL, Type.DONE, Type.RESUME]);
 const BOTH: ReadonlySet<number> = new Set([Type.DATA, Type.CREDIT]);
 
-export function createSession(peer: string, kernel: WireKernel, ends: SessionEnds): Session {
+export function createSession(peer: string, kernel: WireKernel, own: CallNumbers, ends: SessionEnds): Session {
   const self = kernel.identity.peerId;
   const links = new Set<AttachedLink>();
   const openers = new Map<number, Opener>();
   const callees = new Map<number, Callee>();
-  const seen = createNumbers();
+  const { seen } = own;
   const unsent = new Set<number>(); // calls that nobody waits for, and that the peer has not been told of
   let stopUnsent: (() => void) | undefined;
   let running = 0;
-  let next = 1;
   let draining = false;
 
   function request(link: AttachedLink, message: Message): void {
@@ -201,8 +200,10 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (!BOTH.has(type) && OPENERS.has(type) !== fromOpener)
         throw malformed(`message ${type} from the wrong side of a call`);
       if (type === Type.REQUEST) return request(link, message);
-      const known = fromOpener ? seen.has(number) : number > 0 && number < next;
+      const known = fromOpener ? seen.came(number) : number > 0 && number < own.next;
       if (type === Type.RESUME) return resume(link, message);
+      // Its REQUEST was lost with another link, or comes too late: nobody waits for the answer any more.
+      if (type === Type.CANCEL && !callees.has(number)) return void seen.add(number);
       if (!known) {
         const what = `message ${type} for a call that was never opened (${number})`;
         throw fromOpener ? malformed(what) : new AimoError("FORBIDDEN", `The peer ${peer} sent a ${what}.`);
@@ -225,9 +226,9 @@ export function createSession(peer: string, kernel: WireKernel, ends: SessionEnd
       if (shared === undefined || draining)
         throw new AimoError("NETWORK_ERROR", "There is no link to the provider's node right now.");
       const link = shared.fork ? await shared.fork(session).catch(() => shared) : shared;
-      if (next > 0xffff_ffff)
+      if (own.next > 0xffff_ffff)
         throw new AimoError("NETWORK_ERROR", "This link has no call numbers left; it must be made anew.");
-      const number = next++;
+      const number = own.next++;
       const forget = (cancel = false): void => {
         openers.delete(number);
         if (link.single) link.bye("closing", "the call is over");

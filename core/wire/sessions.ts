@@ -4,6 +4,7 @@ import { decodeMessage, encodeHead, Type } from "./codec.ts";
 import { createDirectory } from "./directory.ts";
 import { decodeHead } from "./heads.ts";
 import { attach, TICK, type AttachedLink } from "./link.ts";
+import type { CallNumbers } from "./numbers.ts";
 import { createPeers } from "./peers.ts";
 import { createReach } from "./reach.ts";
 import { sealLink, type Sealing } from "./seal.ts";
@@ -142,8 +143,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     );
   }
 
-  function begin(peer: string): Session {
-    const session: Session = createSession(peer, kernel, {
+  function begin(peer: string, own: CallNumbers): Session {
+    const session: Session = createSession(peer, kernel, own, {
       refuse: () => refuse(peer),
       onDrain: () => void (peers.newest(peer) ?? directory.forget(peer)),
       onIdle: () => answered?.(),
@@ -178,7 +179,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       forked: (me) => void links.add(me),
       hello(me, { instance }) {
         const joined = !peers.isHere(peer);
-        const session = peers.enter(peer, Buffer.from(instance).toString("hex"), () => begin(peer));
+        const session = peers.enter(peer, Buffer.from(instance).toString("hex"), (own) => begin(peer, own));
         if (me.single) return session;
         if (session.links.size === 0)
           for (const old of peers.of(peer)) if (old !== session && old.links.size === 0) old.end();

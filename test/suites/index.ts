@@ -22,3 +22,19 @@ export {
 } from "./hostile-peer.ts";
 export { hostileNode, type HostileNode } from "./hostile-node.ts";
 export { attacks, type Attack, type AttackOptions } from "./attacks.ts";
+export { type Network, type TransportOptions, type Wire, type WireOptions } from "./network.ts";
+export {
+  numbered,
+  simulatedProvider,
+  type NumberedOptions,
+  type SimulatedProviderOptions,
+} from "./simulated-provider.ts";
+export { type SimulatedReply } from "./simulated-reply.ts";
+export {
+  createSimulation,
+  type AskOptions,
+  type SimulatedNode,
+  type Simulation,
+  type SimulationOptions,
+} from "./simulation.ts";
+export { createVirtualRuntime, type VirtualRuntime } from "./virtual-runtime.ts";

@@ -156,7 +156,6 @@ describe("bytes of no known form", () => {
 describe("numbers of calls", () => {
   test.each([
     ["DATA", data(7, 0, 1, Flag.OPENER)],
-    ["CANCEL", encodeHead(Type.CANCEL, Flag.OPENER, 7, { reason: "x" })],
     ["CREDIT", encodeMessage(Type.CREDIT, Flag.OPENER, 7, 1)],
     ["DONE", encodeMessage(Type.DONE, Flag.OPENER, 7)],
   ])("%s for one that was never issued closes the link", async (_, bytes) => {
@@ -184,6 +183,15 @@ describe("numbers of calls", () => {
     const later = rawPeer(scene.node, { identity });
     await quiet();
     expect(later.closed).toBeUndefined();
+  });
+
+  test("CANCEL for one that was never issued is no breach, and its REQUEST is not run when it comes late", async () => {
+    const { peer } = await hostile((_, reply) => void reply.send("done"));
+    peer.send(encodeHead(Type.CANCEL, Flag.OPENER, 1, { reason: "lost" }));
+    peer.send(ask(1, { flags: Flag.LAST }), ask(2, { flags: Flag.LAST }));
+    await quiet();
+    expect(peer.closed).toBeUndefined();
+    expect(peer.of(Type.END).map(({ call }) => call)).toEqual([2]);
   });
 
   test("REQUEST of number 0 closes the link", async () => {

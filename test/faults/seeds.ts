@@ -1,0 +1,128 @@
+// The swarm for many seeds: node test/faults/seeds.ts --from 1 --count 100000 --workers 2, or --seed 7 --trace
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { isMainThread, parentPort, Worker } from "node:worker_threads";
+import { swarm } from "./swarm.ts";
+
+/** Seeds that a worker takes at a time. */
+const BATCH = 50;
+/** ms between two lines of progress */
+const PROGRESS = 5_000;
+/** Lines of the trace that are shown of a seed with flaws. */
+const TAIL = 40;
+
+interface Batch {
+  readonly from: number;
+  readonly count: number;
+}
+
+interface Found {
+  readonly seed: number;
+  readonly flaws: readonly string[];
+}
+
+async function flawsOf(seed: number): Promise<readonly string[]> {
+  const strays: unknown[] = [];
+  const stray = (error: unknown): void => void strays.push(error);
+  process.on("unhandledRejection", stray);
+  try {
+    const { flaws } = await swarm(seed, { trace: false });
+    // Rejections are reported at the end of a turn.
+    await new Promise(setImmediate);
+    return [...flaws, ...strays.map((error) => `nobody caught ${String(error)}`)];
+  } catch (error) {
+    return [error instanceof Error ? (error.stack ?? error.message) : String(error)];
+  } finally {
+    process.off("unhandledRejection", stray);
+  }
+}
+
+function work(): void {
+  Error.stackTraceLimit = 0; // errors are the rule here, and a stack is most of what one costs
+  parentPort?.on("message", async ({ from, count }: Batch) => {
+    const found: Found[] = [];
+    for (let seed = from; seed < from + count; seed++) {
+      const flaws = await flawsOf(seed);
+      if (flaws.length > 0) found.push({ seed, flaws });
+    }
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
+    parentPort?.postMessage(found);
+  });
+}
+
+async function show(seed: number, lines: number): Promise<boolean> {
+  const { sim, flaws } = await swarm(seed);
+  for (const line of sim.trace.slice(-lines)) console.log(line);
+  console.log(`seed ${seed}: ${sim.trace.length} lines, ${sim.hash}`);
+  for (const flaw of flaws) console.log(`  FLAW ${flaw}`);
+  return flaws.length === 0;
+}
+
+/** Resolves with all that was found. */
+async function runAll({ from, count }: Batch, workers: number): Promise<Found[]> {
+  const began = performance.now();
+  const all: Found[] = [];
+  let next = from;
+  let done = 0;
+  const report = (): void => {
+    const seconds = (performance.now() - began) / 1_000;
+    const cpu = process.cpuUsage();
+    const each = (cpu.user + cpu.system) / 1_000 / Math.max(done, 1);
+    console.log(
+      `${done} of ${count} seeds, ${all.length} with flaws, ${Math.round(seconds)} s, ` +
+        `${(done / seconds).toFixed(0)} seeds/s, ${each.toFixed(1)} ms CPU each`,
+    );
+  };
+  const timer = setInterval(report, PROGRESS);
+  const one = (): Promise<void> =>
+    new Promise((resolve, reject) => {
+      const worker = new Worker(fileURLToPath(import.meta.url));
+      let batch: Batch = { from: next, count: 0 };
+      const give = (): void => {
+        const left = from + count - next;
+        if (left <= 0) return void worker.terminate().then(() => resolve());
+        batch = { from: next, count: Math.min(BATCH, left) };
+        next += batch.count;
+        // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
+        worker.postMessage(batch);
+      };
+      worker.on("message", (found: Found[]) => {
+        done += batch.count;
+        all.push(...found);
+        for (const { seed, flaws } of found) console.log(`seed ${seed}: ${flaws.join("; ")}`);
+        give();
+      });
+      worker.on("error", (error) => reject(new Error(`in the seeds from ${batch.from}`, { cause: error })));
+      give();
+    });
+  await Promise.all(Array.from({ length: workers }, one));
+  clearInterval(timer);
+  report();
+  return all;
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      from: { type: "string", default: "1" },
+      count: { type: "string", default: "1000" },
+      seed: { type: "string" },
+      trace: { type: "boolean", default: false },
+      workers: { type: "string", default: "2" },
+    },
+  });
+  if (values.seed !== undefined) {
+    const well = await show(Number(values.seed), values.trace ? Infinity : TAIL);
+    process.exitCode = well ? 0 : 1;
+    return;
+  }
+  const found = await runAll({ from: Number(values.from), count: Number(values.count) }, Number(values.workers));
+  const [first] = found;
+  if (first === undefined) return;
+  await show(first.seed, TAIL);
+  console.log(`seeds with flaws: ${found.map(({ seed }) => seed).join(" ")}`);
+  process.exitCode = 1;
+}
+
+if (isMainThread) await main();
+else work();
