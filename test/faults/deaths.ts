@@ -1,0 +1,203 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { resolve } from "node:path";
+import { startRole, type Role } from "../bench/_process.ts";
+import { createVirtualRuntime } from "../kit/virtual-runtime.ts";
+import { openStream, type Stream } from "./_client.ts";
+import { CHUNKS, count, createTally, KINDS, rowOf, STREAMS, type Kind, type Tally } from "./_deaths.ts";
+import { dieWired } from "./_deaths-wired.ts";
+import { createProxy, type Proxy } from "./_proxy.ts";
+import { progress, type Row, type Run, type RunSection } from "./_section.ts";
+import type { GatewayReady } from "./_roles/gateway.ts";
+import type { ProviderStart } from "./_roles/provider.ts";
+
+/** ms */
+const EVERY = 25;
+const FROZEN = 5_000;
+const PARTED = 7_000;
+/** No stream may take longer than this after a death. */
+const PATIENCE = 30_000;
+
+/** The seed of the moments at which real processes die. */
+const SEED = 1;
+
+/** Provider processes that are up at once, of each kind. */
+interface Plan {
+  readonly deaths: number;
+  readonly width: number;
+}
+
+/**
+ * Numbered chunks across the deaths of their providers: processes over libp2p, and many more nodes on virtual clocks.
+ * Each stream ends complete, or as a prefix with one typed error in time.
+ */
+export const run: RunSection = async ({ full, say }) => {
+  const real = await dieReal(full ? { deaths: 500, width: 12 } : { deaths: 5, width: 5 }, say);
+  const virtual = await dieWired(full ? 2_000 : 20, say);
+  const all = [...real, ...virtual];
+  for (const { kind, wrong } of all) for (const why of wrong.slice(0, 5)) say(`${kind}: ${why}`);
+  const sum = (what: "deaths" | "chunks"): number => all.reduce((total, tally) => total + tally[what], 0);
+  const [deaths, chunks] = full ? [10_000, 1_000_000] : [100, 10_000];
+  const total: Row = {
+    fault: "a provider dies: all of these",
+    transport: "stream, wired",
+    outcome: `${sum("deaths")} deaths, ${sum("chunks")} chunks checked`,
+    goal: `>= ${deaths} deaths, >= ${chunks} chunks`,
+    pass: sum("deaths") >= deaths && sum("chunks") >= chunks,
+  };
+  return [...real.map((tally) => rowOf(tally, "stream")), ...virtual.map((tally) => rowOf(tally, "wired")), total];
+};
+
+/** A provider's process, or one node of it, and its streams' way to die. */
+interface Victim {
+  readonly model: string;
+  /** Returns once it may be used again; false when it is gone. */
+  die(kind: Kind): Promise<boolean>;
+}
+
+async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
+  const roles: Role[] = [];
+  const proxies: Proxy[] = [];
+  const { random } = createVirtualRuntime(SEED);
+  const file = (name: string): string => resolve(import.meta.dirname, "_roles", `${name}.ts`);
+  const gateway = await startRole("gateway", file("gateway"));
+  try {
+    const { api, join, port } = await gateway.ask<GatewayReady>("start");
+    const [address = ""] = join;
+    const listed = (model: string): Promise<void> => gateway.ask("listed", { models: [model] });
+    let names = 0;
+
+    async function startProvider(nodes: ProviderStart["nodes"]): Promise<Role> {
+      const role = await startRole("provider", file("provider"));
+      roles.push(role);
+      await role.ask("start", { nodes } satisfies ProviderStart);
+      for (const { model } of nodes) await listed(model);
+      return role;
+    }
+
+    async function alone(): Promise<Victim> {
+      const model = `m${names++}`;
+      const role = await startProvider([{ model, join: address }]);
+      return {
+        model,
+        async die(kind) {
+          signal(role, kind === "kill -9" ? "SIGKILL" : "SIGSTOP");
+          if (kind === "kill -9") return false;
+          await sleep(FROZEN);
+          signal(role, "SIGCONT");
+          return true;
+        },
+      };
+    }
+
+    /** Many nodes of one process, each behind a proxy of its own. */
+    async function proxied(count: number): Promise<Victim[]> {
+      const nodes: { model: string; join: string }[] = [];
+      const own: Proxy[] = [];
+      for (let n = 0; n < count; n++) {
+        const proxy = await createProxy(port);
+        own.push(proxy);
+        nodes.push({ model: `m${names++}`, join: address.replace(`/tcp/${port}/`, `/tcp/${proxy.port}/`) });
+      }
+      proxies.push(...own);
+      await startProvider(nodes);
+      return nodes.map(({ model }, at) => ({
+        model,
+        async die(kind) {
+          const proxy = own[at] as Proxy;
+          if (kind === "reset") return (proxy.reset(), true);
+          const heal = proxy.partition();
+          await sleep(500 + random() * PARTED);
+          heal();
+          return true;
+        },
+      }));
+    }
+
+    const tallies = KINDS.map(createTally);
+    const tell = progress(say, () => tallies.map(({ kind, deaths }) => `${kind} ${deaths}/${plan.deaths}`).join(", "));
+    const begin = (kind: Kind): ((victim: Victim) => Promise<boolean>) => {
+      const tally = tallies.find((each) => each.kind === kind) as Tally;
+      return async (victim) => {
+        const back = await kill(api, victim, tally, random() * CHUNKS * EVERY * 0.7);
+        tell();
+        if (back) await listed(victim.model);
+        return back;
+      };
+    };
+    await Promise.all([
+      oneAfterTheOther(plan, alone, begin("kill -9")),
+      sharedBy(plan, await Promise.all(Array.from({ length: plan.width }, alone)), begin("SIGSTOP 5 s")),
+      sharedBy({ ...plan, width: 1 }, await proxied(1), begin("reset")),
+      sharedBy(plan, await proxied(plan.width), begin("partition")),
+    ]);
+    const uncaught = await gateway.ask<number>("uncaught");
+    if (uncaught > 0) tallies[0]?.wrong.push(`${uncaught} uncaught errors in the gateway`);
+    return tallies;
+  } finally {
+    await Promise.all(roles.map((role) => role.stop()));
+    await Promise.all(proxies.map((proxy) => proxy.close()));
+    await gateway.stop();
+  }
+}
+
+function signal({ pid }: Role, name: NodeJS.Signals): void {
+  process.kill(pid, name);
+}
+
+/** Each victim dies once; the next process starts while this one serves. */
+async function oneAfterTheOther(
+  { deaths }: Plan,
+  start: () => Promise<Victim>,
+  use: (victim: Victim) => Promise<boolean>,
+): Promise<void> {
+  const SPARE = 2;
+  const spare: Promise<Victim>[] = [];
+  let started = 0;
+  const more = (): void => {
+    if (started++ < deaths) spare.push(start());
+  };
+  for (let n = 0; n < SPARE; n++) more();
+  for (let next = spare.shift(); next !== undefined; next = spare.shift()) {
+    const victim = await next;
+    more();
+    await use(victim);
+  }
+}
+
+/** The victims come back, and die again until there were enough deaths. */
+async function sharedBy(
+  { deaths }: Plan,
+  victims: readonly Victim[],
+  use: (victim: Victim) => Promise<boolean>,
+): Promise<void> {
+  let left = deaths;
+  await Promise.all(
+    victims.map(async (victim) => {
+      while (left-- > 0) await use(victim);
+    }),
+  );
+}
+
+/** Lets the victim die with streams on it, and waits for the end of each. */
+async function kill(api: string, victim: Victim, tally: Tally, after: number): Promise<boolean> {
+  const streams = Array.from({ length: STREAMS }, () =>
+    openStream(api, victim.model, { chunks: CHUNKS, every: EVERY }),
+  );
+  await Promise.all(streams.map((stream) => stream.seen(1)));
+  await sleep(after);
+  const diedAt = performance.now();
+  tally.deaths++;
+  const back = victim.die(tally.kind);
+  await Promise.all(streams.map((stream) => finish(stream, tally, diedAt)));
+  return back;
+}
+
+async function finish(stream: Stream, tally: Tally, diedAt: number): Promise<void> {
+  const late = setTimeout(() => {
+    tally.wrong.push(`a stream had not ended ${PATIENCE / 1_000} s after the death, at chunk ${stream.chunks}`);
+    stream.leave();
+  }, PATIENCE);
+  const ended = await stream.ended;
+  clearTimeout(late);
+  if (ended.how !== "left") count(tally, ended, ended.at - diedAt);
+}
