@@ -114,6 +114,11 @@ export function openStream(api: string, model: string, { chunks, every }: { chun
   };
 }
 
+/** Those that are kept for later requests, too. */
+export function dropConnections(): void {
+  agent.destroy();
+}
+
 /** A plain request, pooled. */
 export function post(
   api: string,

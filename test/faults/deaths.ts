@@ -20,9 +20,13 @@ const PATIENCE = 30_000;
 /** The seed of the moments at which real processes die. */
 const SEED = 1;
 
-/** Provider processes that are up at once, of each kind. */
+/** Killed and reset at once; those take about 2 s each. */
+const AT_ONCE = 3;
+
 interface Plan {
+  /** Of each kind. */
   readonly deaths: number;
+  /** Frozen, and parted, at once; those take about 8 s each. */
   readonly width: number;
 }
 
@@ -125,9 +129,9 @@ async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
       };
     };
     await Promise.all([
-      oneAfterTheOther(plan, alone, begin("kill -9")),
+      onceEach(plan, alone, begin("kill -9")),
       sharedBy(plan, await Promise.all(Array.from({ length: plan.width }, alone)), begin("SIGSTOP 5 s")),
-      sharedBy({ ...plan, width: 1 }, await proxied(1), begin("reset")),
+      sharedBy(plan, await proxied(AT_ONCE), begin("reset")),
       sharedBy(plan, await proxied(plan.width), begin("partition")),
     ]);
     const uncaught = await gateway.ask<number>("uncaught");
@@ -144,24 +148,26 @@ function signal({ pid }: Role, name: NodeJS.Signals): void {
   process.kill(pid, name);
 }
 
-/** Each victim dies once; the next process starts while this one serves. */
-async function oneAfterTheOther(
+/** Each victim dies once; the next processes start while these serve. */
+async function onceEach(
   { deaths }: Plan,
   start: () => Promise<Victim>,
   use: (victim: Victim) => Promise<boolean>,
 ): Promise<void> {
-  const SPARE = 2;
   const spare: Promise<Victim>[] = [];
   let started = 0;
   const more = (): void => {
     if (started++ < deaths) spare.push(start());
   };
-  for (let n = 0; n < SPARE; n++) more();
-  for (let next = spare.shift(); next !== undefined; next = spare.shift()) {
-    const victim = await next;
+  const one = async (): Promise<void> => {
     more();
-    await use(victim);
-  }
+    for (let next = spare.shift(); next !== undefined; next = spare.shift()) {
+      const victim = await next;
+      more();
+      await use(victim);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, one));
 }
 
 /** The victims come back, and die again until there were enough deaths. */

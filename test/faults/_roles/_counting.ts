@@ -3,6 +3,9 @@ import { DONE, eventOf, type Wanted } from "../_numbered.ts";
 
 const FILLER = Buffer.from(`data: {"choices":[{"delta":{"content":"${"x".repeat(15_000)}"}}]}\n\n`);
 
+/** Bytes of floods so far. */
+export let flooded = 0;
+
 /** Answers what the request's body asks for. */
 export const counting: Handler = async (request: RequestFrame, reply: Reply, call: Call) => {
   const { wanted } = JSON.parse(Buffer.from(request.body).toString()) as { wanted: Wanted };
@@ -22,6 +25,7 @@ export const counting: Handler = async (request: RequestFrame, reply: Reply, cal
     }
   }
   for (let sent = 0; sent < (bytes ?? 0); sent += FILLER.length) {
+    flooded += FILLER.length;
     await reply.chunk(FILLER);
     if (signal.aborted) return;
   }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { createNode, type AimoNode, type NodeConfig } from "../../../core/index.ts";
 import { http } from "../../../plugins/frontends/http.ts";
 import { openaiApi } from "../../../plugins/frontends/openai-api.ts";
@@ -53,6 +54,10 @@ serve({
     const late = setTimeout(() => reject(new Error(`not ${gone ? "gone" : "listed"}: ${models.join(", ")}`)), within);
     look();
     await promise.finally(() => (off(), clearTimeout(late)));
+  },
+  /** Until no call is open; a running call does not know a listener that came later. */
+  idle: async () => {
+    while ([...node.calls].length > 0) await sleep(20);
   },
   open: () => [...node.calls].length,
   uncaught: () => uncaught,

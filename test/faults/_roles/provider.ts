@@ -3,7 +3,7 @@ import { custom } from "../../../plugins/providers/custom.ts";
 import { libp2p } from "../../../plugins/transports/libp2p.ts";
 import { stream } from "../../../plugins/transports/stream.ts";
 import { serve } from "../../bench/roles/_role.ts";
-import { counting } from "./_counting.ts";
+import { counting, flooded } from "./_counting.ts";
 import { figures } from "./_figures.ts";
 
 /** A node for each model, which joins over the address beside it. */
@@ -24,6 +24,7 @@ serve({
       );
   },
   open: () => nodes.reduce((sum, node) => sum + [...node.calls].length, 0),
+  sent: () => flooded,
   figures,
   stop: () => Promise.all(nodes.map((node) => node.close())),
 });
