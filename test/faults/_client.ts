@@ -1,4 +1,4 @@
-import { Agent, request, type IncomingMessage } from "node:http";
+import { Agent, request, type ClientRequest, type IncomingMessage } from "node:http";
 import { bodyOf, codeOf, createCheck, type Checked, type Wanted } from "./_numbered.ts";
 
 const agent = new Agent({ keepAlive: true, maxSockets: Infinity, scheduling: "fifo" });
@@ -109,7 +109,7 @@ export function openStream(api: string, model: string, { chunks, every }: { chun
     },
     leave() {
       left = true;
-      sent.destroy();
+      sent.leave();
     },
   };
 }
@@ -119,6 +119,9 @@ export function dropConnections(): void {
   agent.destroy();
 }
 
+/** Requests that found their kept connection closed by the node, and were sent again, as pooling clients do. */
+export let resent = 0;
+
 /** A plain request, pooled. */
 export function post(
   api: string,
@@ -126,12 +129,31 @@ export function post(
   respond: (response: IncomingMessage) => void,
   fail: (error: Error) => void,
   pool: Agent | false = agent,
-): ReturnType<typeof request> {
+): { leave(): void; once(event: "close", then: () => void): void } {
   const headers = { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
-  const sent = request(`${api}/v1/chat/completions`, { method: "POST", agent: pool, headers }, respond);
-  sent.on("error", fail);
-  sent.end(body);
-  return sent;
+  const send = (from: Agent | false): ClientRequest => {
+    let answered = false;
+    const sent = request(`${api}/v1/chat/completions`, { method: "POST", agent: from, headers }, (response) => {
+      answered = true;
+      respond(response);
+    });
+    sent.on("error", (error: NodeJS.ErrnoException) => {
+      if (answered || gone || !sent.reusedSocket || error.code !== "ECONNRESET") return fail(error);
+      resent++;
+      last = send(false);
+    });
+    sent.end(body);
+    return sent;
+  };
+  let gone = false;
+  let last = send(pool);
+  return {
+    leave() {
+      gone = true;
+      last.destroy();
+    },
+    once: (event, then) => void last.once(event, then),
+  };
 }
 
 export function percentile(values: readonly number[], part: number): number {

@@ -96,8 +96,8 @@ async function stall(api: string, count: number): Promise<Reader[]> {
       const answer = await response;
       answer.pause();
       answer.on("error", () => undefined);
-      sent.on("close", () => resolve(performance.now()));
-      return { gone, leave: () => void sent.destroy() };
+      sent.once("close", () => resolve(performance.now()));
+      return { gone, leave: () => void sent.leave() };
     }),
   );
 }

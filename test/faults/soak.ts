@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { readOptions, say } from "../bench/_options.ts";
 import type { Role } from "../bench/_process.ts";
 import type { Usage } from "../bench/roles/_role.ts";
-import { dropConnections, openStream } from "./_client.ts";
+import { dropConnections, openStream, resent } from "./_client.ts";
 import { startNodes, type Nodes } from "./_nodes.ts";
 import type { Figures } from "./_roles/_figures.ts";
 import { tableOf, type Row } from "./_section.ts";
@@ -235,7 +235,7 @@ function rowsOf(
   rows.push({
     fault: "soak: replies",
     transport: "stream",
-    outcome: `${ended} streams, ${chunks} chunks: ${complete} whole, ${left} left, ${failed} with one error in ${deaths} deaths, ${wrong.length} wrong, ${uncaught} uncaught`,
+    outcome: `${ended} streams, ${chunks} chunks: ${complete} whole, ${left} left, ${failed} with one error in ${deaths} deaths, ${wrong.length} wrong, ${resent} sent again, ${uncaught} uncaught`,
     goal: "0 wrong, 0 uncaught",
     pass: wrong.length === 0 && uncaught === 0,
   });
