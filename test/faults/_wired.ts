@@ -9,6 +9,7 @@ import {
 } from "../../core/index.ts";
 import { MAX_MESSAGE } from "../../core/wire/codec.ts";
 import { createVirtualRuntime, type VirtualRuntime } from "../kit/virtual-runtime.ts";
+import { quiet } from "./_roles/_quiet.ts";
 
 export const CAPS = {
   ordered: true,
@@ -41,12 +42,7 @@ export async function wired(
     transport: { listen: (accept) => void (take = accept), close: () => undefined },
     hooks: { "node:error": () => undefined },
   };
-  const silent: Plugin = {
-    name: "observer-silent",
-    provides: ["log"],
-    setup: (face) => face.provide("log", () => undefined),
-  };
-  const node = await createNode({ drain: 0, ...config, plugins: [silent, transport, ...plugins] }, clock);
+  const node = await createNode({ drain: 0, ...config, plugins: [quiet(), transport, ...plugins] }, clock);
   return {
     node,
     clock,

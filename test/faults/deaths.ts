@@ -1,14 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { resolve } from "node:path";
-import { startRole, type Role } from "../bench/_process.ts";
 import { createVirtualRuntime } from "../kit/virtual-runtime.ts";
 import { openStream, type Stream } from "./_client.ts";
 import { CHUNKS, count, createTally, KINDS, rowOf, STREAMS, type Kind, type Tally } from "./_deaths.ts";
 import { dieWired } from "./_deaths-wired.ts";
+import { startNodes } from "./_nodes.ts";
 import { createProxy, type Proxy } from "./_proxy.ts";
 import { progress, type Row, type Run, type RunSection } from "./_section.ts";
-import type { GatewayReady } from "./_roles/gateway.ts";
-import type { ProviderStart } from "./_roles/provider.ts";
 
 /** ms */
 const EVERY = 25;
@@ -59,64 +56,49 @@ interface Victim {
 }
 
 async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
-  const roles: Role[] = [];
+  await using nodes = await startNodes();
+  const { gateway, api, join, port } = nodes;
   const proxies: Proxy[] = [];
   const { random } = createVirtualRuntime(SEED);
-  const file = (name: string): string => resolve(import.meta.dirname, "_roles", `${name}.ts`);
-  const gateway = await startRole("gateway", file("gateway"));
+  let names = 0;
+
+  async function alone(): Promise<Victim> {
+    const model = `m${names++}`;
+    const role = await nodes.provider([model]);
+    return {
+      model,
+      async die(kind) {
+        process.kill(role.pid, kind === "kill -9" ? "SIGKILL" : "SIGSTOP");
+        if (kind === "kill -9") return false;
+        await sleep(FROZEN);
+        process.kill(role.pid, "SIGCONT");
+        return true;
+      },
+    };
+  }
+
+  /** Many nodes of one process, each behind a proxy of its own. */
+  async function proxied(count: number): Promise<Victim[]> {
+    const own = await Promise.all(Array.from({ length: count }, () => createProxy(port)));
+    proxies.push(...own);
+    const models = own.map(() => `m${names++}`);
+    await nodes.provider(
+      models,
+      own.map((proxy) => join.replace(`/tcp/${port}/`, `/tcp/${proxy.port}/`)),
+    );
+    return own.map((proxy, at) => ({
+      model: models[at] as string,
+      async die(kind) {
+        if (kind === "reset") return (proxy.reset(), true);
+        const heal = proxy.partition();
+        await sleep(500 + random() * PARTED);
+        heal();
+        return true;
+      },
+    }));
+  }
+
   try {
-    const { api, join, port } = await gateway.ask<GatewayReady>("start");
-    const [address = ""] = join;
-    const listed = (model: string): Promise<void> => gateway.ask("listed", { models: [model] });
-    let names = 0;
-
-    async function startProvider(nodes: ProviderStart["nodes"]): Promise<Role> {
-      const role = await startRole("provider", file("provider"));
-      roles.push(role);
-      await role.ask("start", { nodes } satisfies ProviderStart);
-      for (const { model } of nodes) await listed(model);
-      return role;
-    }
-
-    async function alone(): Promise<Victim> {
-      const model = `m${names++}`;
-      const role = await startProvider([{ model, join: address }]);
-      return {
-        model,
-        async die(kind) {
-          signal(role, kind === "kill -9" ? "SIGKILL" : "SIGSTOP");
-          if (kind === "kill -9") return false;
-          await sleep(FROZEN);
-          signal(role, "SIGCONT");
-          return true;
-        },
-      };
-    }
-
-    /** Many nodes of one process, each behind a proxy of its own. */
-    async function proxied(count: number): Promise<Victim[]> {
-      const nodes: { model: string; join: string }[] = [];
-      const own: Proxy[] = [];
-      for (let n = 0; n < count; n++) {
-        const proxy = await createProxy(port);
-        own.push(proxy);
-        nodes.push({ model: `m${names++}`, join: address.replace(`/tcp/${port}/`, `/tcp/${proxy.port}/`) });
-      }
-      proxies.push(...own);
-      await startProvider(nodes);
-      return nodes.map(({ model }, at) => ({
-        model,
-        async die(kind) {
-          const proxy = own[at] as Proxy;
-          if (kind === "reset") return (proxy.reset(), true);
-          const heal = proxy.partition();
-          await sleep(500 + random() * PARTED);
-          heal();
-          return true;
-        },
-      }));
-    }
-
     const tallies = KINDS.map(createTally);
     const tell = progress(say, () => tallies.map(({ kind, deaths }) => `${kind} ${deaths}/${plan.deaths}`).join(", "));
     const begin = (kind: Kind): ((victim: Victim) => Promise<boolean>) => {
@@ -124,7 +106,7 @@ async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
       return async (victim) => {
         const back = await kill(api, victim, tally, random() * CHUNKS * EVERY * 0.7);
         tell();
-        if (back) await listed(victim.model);
+        if (back) await gateway.ask("listed", { models: [victim.model] });
         return back;
       };
     };
@@ -138,14 +120,8 @@ async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
     if (uncaught > 0) tallies[0]?.wrong.push(`${uncaught} uncaught errors in the gateway`);
     return tallies;
   } finally {
-    await Promise.all(roles.map((role) => role.stop()));
     await Promise.all(proxies.map((proxy) => proxy.close()));
-    await gateway.stop();
   }
-}
-
-function signal({ pid }: Role, name: NodeJS.Signals): void {
-  process.kill(pid, name);
 }
 
 /** Each victim dies once; the next processes start while these serve. */

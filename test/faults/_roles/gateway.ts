@@ -8,6 +8,7 @@ import { stream } from "../../../plugins/transports/stream.ts";
 import { serve } from "../../bench/roles/_role.ts";
 import { counting } from "./_counting.ts";
 import { figures } from "./_figures.ts";
+import { quiet } from "./_quiet.ts";
 
 /** A gateway that others join over libp2p. */
 export interface GatewayStart {
@@ -31,6 +32,7 @@ serve({
   start: async ({ limits = {}, timeouts = {}, local }: GatewayStart): Promise<GatewayReady> => {
     node = await createNode({
       plugins: [
+        quiet(),
         http({ port: 0 }),
         openaiApi(),
         libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }),

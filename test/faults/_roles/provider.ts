@@ -5,6 +5,7 @@ import { stream } from "../../../plugins/transports/stream.ts";
 import { serve } from "../../bench/roles/_role.ts";
 import { counting, flooded } from "./_counting.ts";
 import { figures } from "./_figures.ts";
+import { quiet } from "./_quiet.ts";
 
 /** A node for each model, which joins over the address beside it. */
 export interface ProviderStart {
@@ -18,7 +19,7 @@ serve({
     for (const { model, join } of wanted)
       nodes.push(
         await createNode({
-          plugins: [libp2p({ join: [join] }), stream(), custom({ models: [model], handle: counting })],
+          plugins: [quiet(), libp2p({ join: [join] }), stream(), custom({ models: [model], handle: counting })],
           limits: { callsPerPeer: 8_192 },
         }),
       );
