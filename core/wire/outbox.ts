@@ -1,3 +1,4 @@
+import { AimoError } from "../error.ts";
 import { MAX_CHUNK } from "../frame.ts";
 import type { Link } from "../parts.ts";
 import type { Runtime } from "../runtime.ts";
@@ -10,6 +11,8 @@ const BATCH = 65_536;
 const EARLY = 61_440;
 /** The largest piece while other calls wait. */
 const FAIR = 16_384;
+/** Control that may wait for a peer which does not read. Bodies wait for credit; what answers its messages would not. */
+const MAX_CONTROL = 4 * 1_048_576;
 
 /** The outgoing half of a link: control first, then bodies in turn, all messages of a turn in one `send`. */
 export interface Outbox {
@@ -26,6 +29,7 @@ export interface Outbox {
 
 export function createOutbox(link: Link, runtime: Runtime): Outbox {
   let control: Uint8Array[] = [];
+  let controlBytes = 0;
   const credits = new Map<number, Uint8Array>();
   const turns: OutgoingBody[] = [];
   let fresh = 0; // bytes since the last flush
@@ -63,6 +67,7 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
   function collect(): Uint8Array[] {
     const batch = [...control, ...credits.values()];
     control = [];
+    controlBytes = 0;
     credits.clear();
     let size = 0;
     while (size < BATCH) {
@@ -80,10 +85,25 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
     return batch;
   }
 
+  function clear(): void {
+    closed = true;
+    control = [];
+    credits.clear();
+    turns.length = 0;
+  }
+
+  /** A turn later: whoever wrote is in the middle of something. */
+  function drown(): void {
+    clear();
+    const error = new AimoError("NETWORK_ERROR", `the peer left ${controlBytes} bytes of control unread`);
+    runtime.turn(() => link.close(error));
+  }
+
   const outbox: Outbox = {
     control(message) {
       if (closed) return;
       control.push(message);
+      if ((controlBytes += message.length) > MAX_CONTROL) return drown();
       schedule(message.length);
     },
     credit(call, flags, limit) {
@@ -100,12 +120,7 @@ export function createOutbox(link: Link, runtime: Runtime): Outbox {
       schedule(bytes);
     },
     flush,
-    close() {
-      closed = true;
-      control = [];
-      credits.clear();
-      turns.length = 0;
-    },
+    close: clear,
   };
   return outbox;
 }

@@ -3,7 +3,6 @@ import { identify } from "@libp2p/identify";
 import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
-import { yamux } from "@libp2p/yamux";
 import { multiaddr } from "@multiformats/multiaddr";
 import { createLibp2p, type Libp2p, type ServiceFactoryMap } from "libp2p";
 import { z } from "zod";
@@ -11,6 +10,7 @@ import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { muxer } from "./_muxer.ts";
 
 export interface Libp2pOptions {
   /** Multiaddrs to listen on, `/ip4/0.0.0.0/tcp/4001`; none for a node that only dials out. Default none. */
@@ -106,7 +106,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       transports: [tcp()],
       connectionEncrypters: encrypt.map((name) => (name === "tls" ? tls() : noise())),
       streamMuxers: [
-        yamux({
+        muxer({
           // `stream({ mode: "per-call" })` opens one for each call.
           maxInboundStreams: 4_096,
           maxOutboundStreams: 4_096,

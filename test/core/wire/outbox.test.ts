@@ -11,6 +11,8 @@ interface Bench {
   readonly outbox: Outbox;
   /** Each `send`, its messages decoded. */
   readonly sends: Message[][];
+  /** Why the link was closed, if it was. */
+  readonly closed: unknown[];
   /** From now on `send` gives a promise; the result lets the waiting ones go. */
   slow(): () => void;
   readonly waiting: number;
@@ -19,6 +21,7 @@ interface Bench {
 
 function bench(): Bench {
   const sends: Message[][] = [];
+  const closed: unknown[] = [];
   let slow = false;
   const waiting: PromiseWithResolvers<void>[] = [];
   const link = {
@@ -29,11 +32,13 @@ function bench(): Bench {
       waiting.push(wait);
       return wait.promise;
     },
+    close: (error: unknown) => void closed.push(error),
   } as unknown as Link;
   const outbox = createOutbox(link, createVirtualRuntime());
   return {
     outbox,
     sends,
+    closed,
     slow() {
       slow = true;
       return () => {
@@ -147,6 +152,38 @@ describe("a link that is behind", () => {
     outbox.flush();
     await settle();
     expect(sends).toHaveLength(1);
+  });
+});
+
+describe("a peer that reads nothing", () => {
+  const head = encodeHead(Type.ERROR, 0, 1, { code: "busy", message: "x".repeat(1_000), retryable: true });
+  const fits = Math.floor((4 * 1_048_576) / head.length);
+
+  test("may leave 4 MiB of control unread; with more it loses the link, a turn later", async () => {
+    const { outbox, closed, slow } = bench();
+    slow();
+    outbox.control(control());
+    await settle();
+    for (let n = 0; n < fits; n++) outbox.control(head);
+    await settle();
+    expect(closed).toEqual([]);
+    outbox.control(head);
+    outbox.control(head);
+    expect(closed).toEqual([]);
+    await settle();
+    expect(closed).toMatchObject([{ code: "NETWORK_ERROR" }]);
+  });
+
+  test("is told apart from one that is slow: what it took does not count", async () => {
+    const { outbox, closed, slow } = bench();
+    const go = slow();
+    for (let round = 0; round < 3; round++) {
+      for (let n = 0; n < fits; n++) outbox.control(head);
+      await settle();
+      go();
+      await settle();
+    }
+    expect(closed).toEqual([]);
   });
 });
 

@@ -67,6 +67,16 @@ it("dials again when the connection was lost", async () => {
   await linked(b, a.id);
 });
 
+it("a stream that is opened while its connection ends fails by itself, and ends no process", async () => {
+  await using a = await start({ listen: LISTEN });
+  await using b = await start({ join: [address(a)] });
+  await linked(b, a.id);
+  const [connection] = (await b.use("libp2p").host()).getConnections();
+  const opened = connection?.newStream("/test/1.0.0");
+  connection?.abort(new Error("ended in the same turn"));
+  await expect(opened).rejects.toThrow();
+});
+
 it("two nodes that join each other are linked, and call each other", async () => {
   await using a = await start({ listen: LISTEN });
   await using b = await start({ listen: LISTEN, join: [address(a)] });
