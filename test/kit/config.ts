@@ -20,9 +20,9 @@ export function projectFolder(files: Readonly<Record<string, string>> = {}, clea
 /** What a config usually imports; its own lines follow from the next line on. */
 export const IMPORTS = `import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
-import { demo } from "aimo/providers";
+import { demo, openai } from "aimo/providers";
 import { roundRobin } from "aimo/routers";
-import { libp2p, stream } from "aimo/transports";
+import { libp2p, pubsub, stream } from "aimo/transports";
 `;
 
 /** A gateway on free ports. `frontend` are options of the API frontend, `rest` fields of the config. */

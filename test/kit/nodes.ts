@@ -2,7 +2,8 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Cleanup } from "./clean.ts";
-import { startAimo, type AimoProcess } from "./process.ts";
+import { IMPORTS, projectFolder } from "./config.ts";
+import { startAimo, type AimoProcess, type StartOptions } from "./process.ts";
 
 const LISTEN = ["--listen", "/ip4/127.0.0.1/tcp/0"];
 
@@ -33,6 +34,15 @@ export function startProvider(
     env,
     ...(cleanup && { cleanup }),
   });
+}
+
+/** `aimo start` with a config file of these fields, behind what `IMPORTS` imports and lines of its own. */
+export function startConfig(
+  fields: string,
+  { lines = "", ...options }: StartOptions & { lines?: string } = {},
+): Promise<AimoProcess> {
+  const files = { "aimo.config.ts": `${IMPORTS}\n${lines}\nexport default defineConfig({ ${fields} });\n` };
+  return startAimo(["start"], { cwd: projectFolder(files, options.cleanup), ...options });
 }
 
 /** The gateway lists a model of this provider. */
