@@ -51,6 +51,8 @@ export function createGossipLinks(
   const dialled = new Map<string, Raw>();
   /** Inbound ones by link id, once the core has answered on them. */
   const answered = new Map<string, Raw>();
+  /** Of those, the ones whose answers somebody took: it may not be known yet that the dialler listens. */
+  const taken = new Set<Raw>();
   /** Inbound ones before that, by link id and reply topic: whoever copies a link id takes nothing away from its owner. */
   const waiting = new Map<string, Raw>();
   let stopLeaving: (() => void) | undefined;
@@ -128,9 +130,12 @@ export function createGossipLinks(
             waiting.delete(key);
             answered.set(id, link);
           }
-          void gossip.publish(replyTo, makeEnvelope(id, serial++ >>> 0, message, "answer"));
+          const told = gossip.publish(replyTo, makeEnvelope(id, serial++ >>> 0, message, "answer"));
+          if (!taken.has(link))
+            void told.then(({ length }) => length > 0 && answered.get(id) === link && taken.add(link));
         },
         gone(link) {
+          taken.delete(link);
           if (waiting.get(key) === link) waiting.delete(key);
           if (answered.get(id) === link) answered.delete(id);
         },
@@ -181,8 +186,10 @@ export function createGossipLinks(
       return ours || raw !== undefined;
     },
     less() {
-      for (const { link } of [...dialled.values()])
-        if (gossip.subscribers(requestsOf(link.peer as string)) === 0)
+      const topicOf = ({ peer, replyTo }: Link): string =>
+        peer === undefined ? (replyTo as string) : requestsOf(peer);
+      for (const { link } of [...dialled.values(), ...taken])
+        if (gossip.subscribers(topicOf(link)) === 0)
           link.close(new AimoError("NETWORK_ERROR", "nobody takes messages for that node any more"));
     },
     close() {

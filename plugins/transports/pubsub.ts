@@ -92,7 +92,7 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
       broadcast(bytes) {
         if (bytes.length <= MAX_BROADCAST) adverts.tell(bytes);
       },
-      close() {
+      async close() {
         stopWatching();
         host?.removeEventListener("peer:disconnect", left);
         links?.close();
@@ -101,6 +101,8 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
         relay?.close();
         relay = undefined;
         if (host?.status === "started") gossip.close();
+        // What was said last, that the node goes among it, is written in this turn; the host drops it when it stops in the same.
+        await new Promise<void>((resolve) => node.runtime.turn(resolve));
       },
     },
   };

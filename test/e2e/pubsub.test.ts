@@ -150,6 +150,41 @@ describe("over pubsub alone", () => {
   });
 });
 
+it("over pubsub, a provider that stops is not listed any more at once, also when nobody has called it", async () => {
+  const upstream = await createUpstream();
+  const gateway = await startGateway(disable(STREAM));
+  const provider = await startProvider(gateway, upstream.url, disable(STREAM));
+  await listed(gateway, provider);
+  expect(gateway.seen.map((seen) => seen.event)).not.toContain("link:up");
+  const stopped = performance.now();
+  expect((await provider.stop()).code).toBe(0);
+  await delisted(gateway);
+  // Not when its advert has expired, after 30 s.
+  expect(performance.now() - stopped).toBeLessThan(5_000);
+  expect(await models(gateway)).toEqual([]);
+});
+
+it("over pubsub, a gateway that is killed stops the upstream after `timeouts.hold`", async () => {
+  const upstream = await createUpstream({ answer: hang([HELLO]) });
+  const gateway = await startGateway(disable(STREAM));
+  const hold = 700;
+  const join = gateway.ready.listen[0] as string;
+  const provider = await startConfig(
+    `plugins: [libp2p({ join: ["${join}"] }), pubsub(), openai({ url: "${upstream.url}" })], timeouts: { hold: ${hold} }`,
+  );
+  await listed(gateway, provider);
+  const asked = post(gateway.api, streaming());
+  await asked.seen("Hello");
+  const exchange = await upstream.request(0);
+  const killed = performance.now();
+  gateway.kill("SIGKILL");
+  const took = (await exchange.closed) - killed;
+  expect(took).toBeGreaterThan(hold / 2);
+  // Not when the link was silent for 5 s besides.
+  expect(took).toBeLessThan(4_000);
+  expect((await asked.got()).cut).toBe(true);
+});
+
 /** A peer with gossipsub of its own that is connected to all of `nodes` and subscribes to these topics. */
 async function subscribe<Name extends string>(
   nodes: readonly AimoProcess[],

@@ -246,6 +246,22 @@ describe("a link", () => {
     expect(a.links[0]).toMatchObject({ closes: [undefined], received: [] });
   });
 
+  it.each(["node", "link"] as const)(
+    "is closed on either side as soon as nobody listens to it any more (inbox of a %s)",
+    async (inbox) => {
+      const relay = await seat();
+      const a = await seat({ to: [relay], pubsub: { inbox } });
+      const b = await seat({ to: [relay] });
+      const [, back] = await dial(a, b);
+      const [there] = await dial(b, a);
+      const [other] = await dial(relay, b);
+      await a.host.stop();
+      await until(() => back.closes.length > 0 && there.closes.length > 0);
+      for (const { closes } of [back, there]) expect(closes).toMatchObject([{ code: "NETWORK_ERROR" }]);
+      expect(other.closes).toEqual([]);
+    },
+  );
+
   it("is made to nobody who is not there: that is told at once", async () => {
     const a = await seat();
     const unknown = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5";
@@ -390,6 +406,14 @@ describe("adverts", () => {
     await until(() => c.heard.length > 0);
     expect(c.heard).toContain("two");
     expect(c.heard).not.toContain("one");
+  });
+
+  it("arrive from a node that closes behind them", async () => {
+    const a = await seat();
+    const b = await seat({ to: [a] });
+    b.transport.broadcast?.(Buffer.from("farewell"));
+    await b.node.close();
+    await until(() => a.heard.includes("farewell"));
   });
 
   it("of more than 20 KiB are neither sent nor taken", async () => {
