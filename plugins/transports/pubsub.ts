@@ -19,6 +19,9 @@ export interface PubsubOptions {
   relay?: boolean;
 }
 
+/** ms that the last messages get to leave the host. Nobody tells when they have. */
+const FLUSH = 50;
+
 const schema = z.strictObject({ inbox: z.enum(["node", "link"]).default("node"), relay: z.boolean().default(true) });
 
 /** Links over gossipsub, for peers that no stream reaches: slower, and through others. The core seals and repairs them. */
@@ -101,8 +104,9 @@ export function pubsub(options: PubsubOptions = {}): Plugin {
         relay?.close();
         relay = undefined;
         if (host?.status === "started") gossip.close();
-        // What was said last, that the node goes among it, is written in this turn; the host drops it when it stops in the same.
-        await new Promise<void>((resolve) => node.runtime.turn(resolve));
+        // What was said last, that the node goes among it, is still in the encrypter; the host drops it when it stops.
+        if (host?.status === "started" && host.getPeers().length > 0)
+          await new Promise<void>((resolve) => void node.runtime.setTimeout(FLUSH, resolve));
       },
     },
   };
