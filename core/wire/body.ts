@@ -111,8 +111,10 @@ export class OutgoingBody {
   take(max: number): Uint8Array | undefined {
     const piece = this.pieces[0];
     if (piece === undefined) {
+      // A body that came back to an outbox stands in its turns twice.
+      if (this.last === undefined || this.lastSent) return undefined;
       this.lastSent = true;
-      return this.last?.(this.offset);
+      return this.last(this.offset);
     }
     const size = Math.min(piece.bytes.length - piece.at, max, this.limit - this.offset);
     if (size <= 0) return undefined;

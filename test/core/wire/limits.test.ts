@@ -78,7 +78,7 @@ describe("a link's beginning", () => {
     await node.runtime.advance(2_999);
     expect(peer.closed).toBeUndefined();
     await node.runtime.advance(2);
-    await expectBroken({ node, peer }, /no HELLO within 3000 ms/);
+    await expectBroken({ node, peer }, /no HELLO within 3000 ms/, "NETWORK_ERROR");
     expect([...node.node.peers]).toEqual([]);
   });
 
