@@ -92,9 +92,12 @@ export class OutgoingBody {
     this.release();
   }
 
-  /** Goes on over another link from what the peer has; false when that is no longer here. */
-  resume(outbox: Outbox, from: number): boolean {
-    if ((this.resent += this.offset - from) > RESENT * this.keep + from) return false;
+  /**
+   * Goes on over another link from what the peer has; false when that is no longer here, or was asked for too often.
+   * `head`: bytes that are sent again beside it.
+   */
+  resume(outbox: Outbox, from: number, head = 0): boolean {
+    if ((this.resent += this.offset - from + head) > RESENT * this.keep + from) return false;
     const again = this.retained?.replay(from);
     if (again === undefined) return false;
     this.pieces.unshift(...again);

@@ -115,7 +115,7 @@ export function answer(
     outbox = next.outbox;
     outbox.control(first);
     if (said) outbox.control(said);
-    if (download.resume(outbox, from)) return true;
+    if (download.resume(outbox, from, first.length + (said?.length ?? 0))) return true;
     give();
     return false;
   }
