@@ -43,7 +43,7 @@ export interface NodeConfig {
     body?: number;
     /** Request bodies that peers may have half sent, all together. Default 64 MiB. */
     bodies?: number;
-    /** Reply bytes that are kept until peers say that they have them all. Default 64 MiB. */
+    /** Reply bytes that are kept until peers say that they have them all, and as many for clients that may come back. Default 64 MiB. */
     kept?: number;
     /** Open calls. Default 8,192. */
     calls?: number;

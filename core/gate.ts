@@ -219,7 +219,8 @@ export function openGate(init: GateInit): Gate {
   return { reply, signal: controller.signal, verdict, fail, returned };
 }
 
-function silence(streaming: boolean, { firstChunk, gap }: { firstChunk: number; gap: number }): AimoError {
+/** @internal What a provider that says nothing has done. */
+export function silence(streaming: boolean, { firstChunk, gap }: { firstChunk: number; gap: number }): AimoError {
   if (streaming) return new AimoError("STREAM_INTERRUPTED", `The provider sent nothing for ${gap} ms (timeouts.gap).`);
   return new AimoError(
     "REQUEST_TIMEOUT",

@@ -92,9 +92,12 @@ export class OutgoingBody {
     this.release();
   }
 
-  /** Goes on over another link from what the peer has; false when that is no longer here. */
-  resume(outbox: Outbox, from: number): boolean {
-    if ((this.resent += this.offset - from) > RESENT * this.keep + from) return false;
+  /**
+   * Goes on over another link from what the peer has; false when that is no longer here, or was asked for too often.
+   * `head`: bytes that are sent again beside it.
+   */
+  resume(outbox: Outbox, from: number, head = 0): boolean {
+    if ((this.resent += this.offset - from + head) > RESENT * this.keep + from) return false;
     const again = this.retained?.replay(from);
     if (again === undefined) return false;
     this.pieces.unshift(...again);
@@ -111,8 +114,10 @@ export class OutgoingBody {
   take(max: number): Uint8Array | undefined {
     const piece = this.pieces[0];
     if (piece === undefined) {
+      // A body that came back to an outbox stands in its turns twice.
+      if (this.last === undefined || this.lastSent) return undefined;
       this.lastSent = true;
-      return this.last?.(this.offset);
+      return this.last(this.offset);
     }
     const size = Math.min(piece.bytes.length - piece.at, max, this.limit - this.offset);
     if (size <= 0) return undefined;

@@ -84,8 +84,8 @@ export function answer(
         give(undefined, true); // the opener sends it again, under the same number
         return false;
       }
-      const { limit } = decodeHead(Type.RESUME, body);
-      if (!rebind(next, encodeMessage(Type.RESUMED, 0, number), offset)) return false;
+      const { limit, attempt } = decodeHead(Type.RESUME, body);
+      if (!rebind(next, encodeMessage(Type.RESUMED, 0, number, attempt), offset)) return false;
       download.raise(limit);
       return true;
     },
@@ -115,7 +115,7 @@ export function answer(
     outbox = next.outbox;
     outbox.control(first);
     if (said) outbox.control(said);
-    if (download.resume(outbox, from)) return true;
+    if (download.resume(outbox, from, first.length + (said?.length ?? 0))) return true;
     give();
     return false;
   }

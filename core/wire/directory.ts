@@ -45,8 +45,10 @@ export interface Directory {
   forget(peer: string): void;
   /** Does it offer anything? */
   offers(peer: string): boolean;
-  /** For a relay: what this peer may want to know. */
-  forwards(to: string): Iterable<readonly [peer: string, message: Uint8Array]>;
+  /** All that are known. */
+  readonly peers: Iterable<string>;
+  /** For a relay: what it says to `to` of this peer, if it has anything to say. */
+  forward(peer: string, to: string): Uint8Array | undefined;
   expire(now: number): void;
 }
 
@@ -160,14 +162,15 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     drop,
     forget,
     offers: (peer) => (known.get(peer)?.advert.providers.length ?? 0) > 0,
-    *forwards(to) {
-      for (const [peer, { blob, signature, ways }] of known) {
-        const paths = [...ways.values()].filter((path) => path.length < MAX_PATH && !path.includes(to));
-        const [shortest] = paths.toSorted((a, b) => a.length - b.length);
-        if (peer === to || shortest === undefined) continue;
-        const path = [...shortest, identity.peerId];
-        yield [peer, encodeHead(Type.ADVERT, 0, 0, { blob, signature, path })];
-      }
+    get peers() {
+      return known.keys();
+    },
+    forward(peer, to) {
+      const { blob, signature, ways } = known.get(peer) ?? {};
+      const paths = [...(ways?.values() ?? [])].filter((path) => path.length < MAX_PATH && !path.includes(to));
+      const [shortest] = paths.toSorted((a, b) => a.length - b.length);
+      if (peer === to || shortest === undefined) return undefined;
+      return encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [...shortest, identity.peerId] });
     },
     expire(now) {
       for (const [peer, { until }] of known) if (until <= now) forget(peer);

@@ -72,6 +72,8 @@ const HEADS = {
     message: z.string(),
     retryable: z.boolean(),
     retryAfterMs: ms.optional(),
+    /** Of the RESUME that it answers. */
+    attempt: z.number().int().optional(),
     data: z
       .looseObject({ status: z.number().int().min(100).max(599).optional(), param: z.string().optional() })
       .optional(),
@@ -84,7 +86,10 @@ const HEADS = {
     state: z.enum(["accepted", "queued", "working"]),
     position: z.number().int().optional(),
   }),
-  [Type.RESUME]: z.looseObject({ limit: z.number().int().nonnegative() }),
+  [Type.RESUME]: z.looseObject({
+    limit: z.number().int().nonnegative(),
+    attempt: z.number().int().min(0).max(0xffff_ffff).default(0),
+  }),
   [Type.DRAIN]: z.looseObject({ retryAfterMs: ms }),
   [Type.ADVERT]: z.looseObject({
     blob: bytes.optional(),

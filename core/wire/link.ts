@@ -75,7 +75,10 @@ export function attach(
   const { calls, body } = settings.limits;
   const hello = { v: 1, peer: identity.peerId, instance, features: [], limits: { calls, body } };
   outbox.control(encodeHead(Type.HELLO, 0, 0, hello));
-  const stopHello = runtime.setTimeout(HELLO_WITHIN, () => breakOff(malformed(`no HELLO within ${HELLO_WITHIN} ms`)));
+  const stopHello = runtime.setTimeout(HELLO_WITHIN, () => {
+    const error = new AimoError("NETWORK_ERROR", `the peer said no HELLO within ${HELLO_WITHIN} ms`);
+    attached.bye("no_hello", error.message, error);
+  });
 
   const attached: AttachedLink = {
     peer,
@@ -93,7 +96,7 @@ export function attach(
       return parted;
     },
     get suspect() {
-      return quiet >= SUSPECT_AFTER;
+      return !heard && quiet >= SUSPECT_AFTER;
     },
     forward: (other, message) => void forwards.set(other, message),
     tick(late) {
@@ -202,7 +205,9 @@ export function attach(
   const events: LinkEvents = {
     message(bytes) {
       if (!open) return;
+      const woke = attached.suspect;
       heard = true;
+      if (woke) session?.gather(attached);
       try {
         const message = decodeMessage(bytes);
         if (message !== undefined) dispatch(message);

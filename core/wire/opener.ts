@@ -1,5 +1,6 @@
 import { AimoError, toFrame } from "../error.ts";
 import type { ErrorFrame, Receipt, ReplyFrame } from "../frame.ts";
+import { silence } from "../gate.ts";
 import { idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant } from "./credit.ts";
@@ -41,10 +42,11 @@ export function openOver(init: OpenerInit): Opener {
   let state: "sent" | "open" | "detached" | "resuming" | "cancelled" | "over" = "sent";
   let stopKeeping: (() => void) | undefined;
   let stopResume: (() => void) | undefined;
+  let attempt = 0; // to resume
 
   let stopAccept = (): void => undefined;
   const silent = idle(runtime, SILENT, () => giveUp(lost(`was silent for ${SILENT} ms`)));
-  const progress = idle(runtime, timeouts.firstChunk + GRACE, () => giveUp(overdue()));
+  const progress = idle(runtime, timeouts.firstChunk + GRACE, () => giveUp(silence(incoming.begun, timeouts)));
 
   ask();
   if (call.signal.aborted) leave();
@@ -103,15 +105,6 @@ export function openOver(init: OpenerInit): Opener {
     return new AimoError(incoming.begun ? "STREAM_INTERRUPTED" : "NETWORK_ERROR", `The provider's node ${what}.`);
   }
 
-  function overdue(): AimoError {
-    if (incoming.begun)
-      return new AimoError("STREAM_INTERRUPTED", `The provider sent nothing for ${timeouts.gap} ms (timeouts.gap).`);
-    return new AimoError(
-      "REQUEST_TIMEOUT",
-      `The provider did not begin to answer within ${timeouts.firstChunk} ms (timeouts.firstChunk).`,
-    );
-  }
-
   function end(last: ReplyFrame, tell = false): void {
     settle("over");
     forget(tell);
@@ -138,13 +131,16 @@ export function openOver(init: OpenerInit): Opener {
     state = "resuming";
     link = next;
     outbox = next.outbox;
-    outbox.control(encodeHead(Type.RESUME, Flag.OPENER, number, { limit: grant.limit }, incoming.received));
+    outbox.control(
+      encodeHead(Type.RESUME, Flag.OPENER, number, { limit: grant.limit, attempt: ++attempt }, incoming.received),
+    );
   }
 
-  /** RESUMED, or why not. */
-  function resumed(type: number, body: Uint8Array): void {
-    if (type !== Type.RESUMED && type !== Type.ERROR) return; // on its way since the call was on this link before
-    const error = type === Type.ERROR ? toError(decodeHead(Type.ERROR, body)) : undefined;
+  /** RESUMED, or why not; all else is on its way since the call was on this link before. */
+  function resumed(type: number, offset: number, body: Uint8Array): void {
+    const head = type === Type.ERROR ? decodeHead(Type.ERROR, body) : undefined;
+    if (attempt !== (type === Type.RESUMED ? offset : head?.attempt)) return;
+    const error = head && toError(head);
     const unknown = error?.data.detail === "unknown_call" && !incoming.begun;
     if (error && !unknown) {
       outbox.control(encodeMessage(Type.DONE, Flag.OPENER, number));
@@ -161,7 +157,7 @@ export function openOver(init: OpenerInit): Opener {
 
   function message({ type, flags, offset, body }: Message): void {
     if (state === "cancelled") return finishCancelled(type, body);
-    if (state === "resuming") return resumed(type, body);
+    if (state === "resuming") return resumed(type, offset, body);
     if (state === "sent") {
       state = "open";
       stopAccept();

@@ -49,6 +49,8 @@ export interface Session {
   drain(): void;
   add(link: AttachedLink): void;
   remove(link: AttachedLink, error: AimoError | undefined): void;
+  /** A link is there, for the first time or again: calls come to it that have none, or a worse one. */
+  gather(link: AttachedLink): void;
   /** A link is silent: its calls go on over another one, if there is one. */
   suspect(link: AttachedLink): void;
   /** The peer has started anew: what has no link is lost. */
@@ -127,11 +129,12 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
 
   /** The opener goes on over another link. */
   function resume(link: AttachedLink, message: Message): void {
+    const { attempt } = decodeHead(Type.RESUME, message.body);
     const callee = callees.get(message.call);
     if (callee?.resume(link, message)) return;
     const error = new AimoError("STREAM_INTERRUPTED", "The call cannot be resumed.");
     const word = seen.has(message.call) ? "call_expired" : "unknown_call";
-    link.outbox.control(encodeHead(Type.ERROR, 0, message.call, errorHead(error, word)));
+    link.outbox.control(encodeHead(Type.ERROR, 0, message.call, { ...errorHead(error, word), attempt }));
   }
 
   function checkEmpty(): void {
@@ -172,7 +175,9 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
       for (const number of unsent)
         link.outbox.control(encodeHead(Type.CANCEL, Flag.OPENER, number, { reason: "lost" }));
       sent();
-      // Also from one that is silent, or only was the fallback.
+      session.gather(link);
+    },
+    gather(link) {
       for (const opener of [...openers.values()])
         if (!links.has(opener.link) || opener.link.suspect || opener.link.rank > link.rank) opener.move(link, "");
     },

@@ -80,9 +80,11 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   }
 
   /** For a relay: what is known of a peer goes to all others. */
-  function forward(peer: string): void {
-    for (const link of settings.relay ? shared() : [])
-      for (const [other, message] of directory.forwards(link.peer)) if (other === peer) link.forward(other, message);
+  function forward(peer: string, to: readonly AttachedLink[] = shared()): void {
+    for (const link of settings.relay ? to : []) {
+      const message = directory.forward(peer, link.peer);
+      if (message) link.forward(peer, message);
+    }
   }
 
   function shun(peer: string, error: AimoError): void {
@@ -185,7 +187,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
           for (const old of peers.of(peer)) if (old !== session && old.links.size === 0) old.end();
         session.add(me);
         me.outbox.control(closing ? drainMessage() : directory.own());
-        if (settings.relay) for (const [other, message] of directory.forwards(peer)) me.forward(other, message);
+        for (const other of directory.peers) forward(other, [me]);
         if (joined) hooks.tell("peer:join", peer);
         hooks.tell("link:up", peer, link.via);
         reach.arrived(peer, session);

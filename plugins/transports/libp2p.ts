@@ -1,3 +1,4 @@
+import type { PeerId } from "@libp2p/interface";
 import { privateKeyFromRaw } from "@libp2p/crypto/keys";
 import { identify } from "@libp2p/identify";
 import { noise } from "@libp2p/noise";
@@ -64,6 +65,8 @@ const schema = z.strictObject({
 /** ms. The first try again is at once, then 250 ms doubling, with jitter, up to this: a node that is back is found within 5 s. */
 const REDIAL_MAX = 3_000;
 const REDIAL_FIRST = 250;
+/** After so long without a connection a peer is forgotten. ms */
+const FORGET = 30_000;
 
 /** The libp2p host that `stream()` and other transports share. Its key is the node's. */
 export function libp2p(options: Libp2pOptions = {}): Plugin {
@@ -148,8 +151,32 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       });
     }
     for (const to of join) stops.push(stayConnected(node, created, to));
+    stops.push(forgetOthers(node, created, join));
     return created;
   }
+}
+
+/** libp2p keeps what it learnt of each peer that ever came, some KiB: those that have gone are forgotten after a while. */
+function forgetOthers({ runtime }: AimoNode, host: Libp2p, join: readonly string[]): () => void {
+  const gone = new Map<string, { readonly id: PeerId; readonly since: number }>();
+  let stop = runtime.setTimeout(FORGET, sweep);
+  const left = ({ detail: id }: CustomEvent<PeerId>): void => {
+    const peer = id.toString();
+    if (!join.some((address) => address.includes(peer))) gone.set(peer, { id, since: runtime.now() });
+  };
+  function sweep(): void {
+    stop = runtime.setTimeout(FORGET, sweep);
+    for (const [peer, { id, since }] of gone) {
+      if (runtime.now() - since < FORGET) continue;
+      gone.delete(peer);
+      if (host.getConnections(id).length === 0) host.peerStore.delete(id).catch(() => undefined);
+    }
+  }
+  host.addEventListener("peer:disconnect", left);
+  return () => {
+    stop();
+    host.removeEventListener("peer:disconnect", left);
+  };
 }
 
 /** Dials now and whenever the connection is gone. Joining never blocks the node. */

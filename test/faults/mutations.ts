@@ -135,8 +135,9 @@ const HEADED: ReadonlySet<number> = new Set([
 /** A peer that says HELLO, and then whatever it likes, to a node that serves and that calls it. */
 interface Peer {
   readonly closed: AimoError | "cleanly" | undefined;
-  /** What the node said, to be answered. */
-  readonly asked: Message[];
+  /** The node's calls here, and its ends of the peer's calls. */
+  readonly asked: readonly Message[];
+  readonly answered: readonly Message[];
   send(bytes: Uint8Array): void;
   leave(): void;
 }
@@ -152,6 +153,7 @@ async function session(total: number, say: (text: string) => void): Promise<Row>
   const honest = openIdentity(undefined, runtime);
   const valid = validMessages(identity, runtime, VALID);
   const handle: Handler = (_, reply) => void (reply.head(), reply.chunk("hello"), reply.end());
+  const advert = valid.find(([type]) => type === Type.ADVERT) as Uint8Array;
   const node = await wired(SEED + 2, [custom({ models: ["m"], handle })]);
   const tally: Tally = { messages: 0, accepted: 0, refused: 0, wrong: [] };
   const tell = progress(say, () => `${tally.messages} of ${total} messages in a session`);
@@ -164,7 +166,15 @@ async function session(total: number, say: (text: string) => void): Promise<Row>
     last = [];
     const peer = attach(node, who.peerId);
     peer.send(helloOf(who, runtime.randomBytes(16)));
+    if (who === identity) peer.send(advert);
     return peer;
+  };
+  /** Not what ends a session by itself. */
+  const going = valid.filter(([type]) => type !== Type.HELLO && type !== Type.BYE);
+  /** Mostly behind a right header: a wrong one ends the session before anything else is read. */
+  const broken = (bytes: Uint8Array): Uint8Array => {
+    if (random() < 0.3) return mutate(bytes, random, valid);
+    return Buffer.concat([bytes.subarray(0, HEADER), mutate(bytes.subarray(HEADER), random, valid)]);
   };
   let peer = come();
   let number = 0; // of the peer's calls in this session
@@ -172,9 +182,11 @@ async function session(total: number, say: (text: string) => void): Promise<Row>
   for (let n = 0; n < total; n++) {
     if (n === Math.floor(total / 10)) before = figures().held;
     // Something valid goes before most of it, so that there is a call for it to hurt.
-    if (random() < 0.3) peer.send(encodeHead(Type.REQUEST, Flag.OPENER, ++number, requestHead(n, 10), 262_144));
-    if (random() < 0.1) callAt(node, peer, identity.peerId);
-    const bytes = aimed(mutate(pick(valid, random), random, valid), number, peer.asked.at(-1)?.call ?? 0, random);
+    if (number === 0 || random() < 0.2)
+      peer.send(encodeHead(Type.REQUEST, Flag.OPENER, ++number, requestHead(n, 10), 262_144));
+    const call = peer.asked.at(-1)?.call ?? 0;
+    if (call > 0 && random() < 0.5) peer.send(encodeHead(Type.RESPONSE, 0, call, responseHead));
+    const bytes = aimed(broken(pick(going, random)), number, call, random);
     last.push(bytes);
     if (last.length > 4) last.shift();
     tally.messages++;
@@ -186,13 +198,17 @@ async function session(total: number, say: (text: string) => void): Promise<Row>
         tally.wrong.push(`${peer.closed.data.detail}: ${last.map(hex).join(" ")}`);
       peer = come();
       number = 0;
+      if (random() < 0.2) {
+        // The node has calls there, so that answers can be broken too.
+        for (let calls = 0; calls < 2; calls++) callAt(node, identity.peerId);
+        while (peer.asked.length === 0 && peer.closed === undefined) await new Promise(setImmediate);
+      }
     }
     if (n % 50 === 0) await new Promise(setImmediate);
     if (n % ROUND > 0) continue;
     if (random() < 0.5) peer.leave();
     await node.clock.advance(60_000);
-    if (!(await serves(node, honest.peerId, () => come(honest))))
-      tally.wrong.push(`after ${n} an honest call is not answered`);
+    if (!(await serves(() => come(honest)))) tally.wrong.push(`after ${n} an honest call is not answered`);
     peer = come();
     number = 0;
     tell();
@@ -206,6 +222,8 @@ async function session(total: number, say: (text: string) => void): Promise<Row>
   if (node.clock.pending > 0) tally.wrong.push(`${node.clock.pending} timers are left`);
   return rowOf("broken messages: a session", "wired", tally, grown, `${links} links`, say);
 }
+
+const responseHead = { status: 200, contentType: "text/event-stream", headers: {}, provider: "p" };
 
 function pick<T>(list: readonly T[], random: () => number): T {
   return list[Math.floor(random() * list.length)] as T;
@@ -222,6 +240,7 @@ function aimed(bytes: Uint8Array, own: number, asked: number, random: () => numb
 function attach({ accept }: Wired, peer: string): Peer {
   let closed: Peer["closed"];
   const asked: Message[] = [];
+  const answered: Message[] = [];
   const shut = (error?: AimoError): void => {
     if (closed) return;
     closed = error ?? "cleanly";
@@ -236,8 +255,8 @@ function attach({ accept }: Wired, peer: string): Peer {
     send(messages) {
       for (const bytes of messages) {
         const message = decodeMessage(bytes);
-        if (message?.type === Type.REQUEST || message?.type === Type.RESPONSE || message?.type === Type.END)
-          asked.push(message);
+        if (message?.type === Type.REQUEST) asked.push(message);
+        if (message?.type === Type.END) answered.push(message);
       }
       return undefined;
     },
@@ -249,13 +268,14 @@ function attach({ accept }: Wired, peer: string): Peer {
       return closed;
     },
     asked,
+    answered,
     send: (bytes) => void (closed || events.message(bytes)),
     leave: () => shut(),
   };
 }
 
 /** The node makes a call at the peer, once the peer has told of a model. */
-function callAt({ node }: Wired, _: Peer, peer: string): void {
+function callAt({ node }: Wired, peer: string): void {
   const far = [...node.targets].find((target) => target.peer === peer);
   if (far === undefined) return;
   const request = {
@@ -271,16 +291,16 @@ function callAt({ node }: Wired, _: Peer, peer: string): void {
   );
 }
 
-async function serves(node: Wired, peerId: string, come: () => Peer): Promise<boolean> {
+async function serves(come: () => Peer): Promise<boolean> {
   const peer = come();
   const body = Buffer.from("{}");
   peer.send(encodeHead(Type.REQUEST, Flag.OPENER, 1, requestHead(1, body.length), 262_144));
   peer.send(encodeMessage(Type.DATA, Flag.OPENER | Flag.LAST, 1, 0, body));
   for (let turn = 0; turn < 50; turn++) await new Promise(setImmediate);
-  const answered = peer.asked.some(({ type }) => type === Type.END);
+  const answered = peer.answered.length > 0;
   peer.send(encodeMessage(Type.DONE, Flag.OPENER, 1));
   peer.leave();
-  return answered && peer.closed === "cleanly" && peerId !== "";
+  return answered && peer.closed === "cleanly";
 }
 
 function rowOf(

@@ -78,7 +78,7 @@ describe("a link's beginning", () => {
     await node.runtime.advance(2_999);
     expect(peer.closed).toBeUndefined();
     await node.runtime.advance(2);
-    await expectBroken({ node, peer }, /no HELLO within 3000 ms/);
+    await expectBroken({ node, peer }, /no HELLO within 3000 ms/, "NETWORK_ERROR");
     expect([...node.node.peers]).toEqual([]);
   });
 
@@ -834,4 +834,25 @@ describe("a reply without a valid end is a loss", () => {
     expect(bad?.outcome.status).toBe("error");
     expect([fine?.outcome.status, fine?.text]).toEqual(["ok", "fine"]);
   });
+});
+
+test("a peer that resumes without end gets ten windows again, then the call is over", async () => {
+  const left = Promise.withResolvers<void>();
+  const { peer, node } = await hostile((_, reply, call) => {
+    reply.chunk(Buffer.alloc(60_000));
+    call.signal.addEventListener("abort", () => left.resolve());
+    return left.promise;
+  });
+  peer.send(ask(1, { flags: Flag.LAST, holdMs: 30_000 }));
+  await quiet();
+  for (let i = 0; i < 100; i++) {
+    peer.send(encodeHead(Type.RESUME, Flag.OPENER, 1, { limit: 262_144, attempt: i }));
+    await quiet();
+  }
+  await left.promise;
+  const bytes = peer.of(Type.DATA).reduce((sum, { body }) => sum + body.length, 0);
+  expect(bytes).toBeGreaterThan(9 * 262_144);
+  expect(bytes).toBeLessThan(11 * 262_144);
+  expect(errorOf(peer, 1)?.code).toBe("call_expired");
+  expect([peer.closed, [...node.node.calls]]).toEqual([undefined, []]);
 });

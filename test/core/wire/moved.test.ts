@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 import type { Handler } from "../../../core/index.ts";
-import { encodeMessage, Type } from "../../../core/wire/codec.ts";
+import { encodeHead, encodeMessage, Type } from "../../../core/wire/codec.ts";
+import { decodeHead } from "../../../core/wire/heads.ts";
 import { pieces, provider } from "../../kit/local.ts";
-import { connect, quiet, until, wiredNode, type Passing, type WiredNode } from "../../kit/pair.ts";
+import { connect, quiet, rawPeer, until, wiredNode, type Passing, type WiredNode } from "../../kit/pair.ts";
 import { chat, collect, type Collected } from "../../suites/build.ts";
 
 // What seeds of the swarm have found, each in its smallest form.
@@ -175,4 +176,29 @@ test("a call that comes back to a link ignores what was on its way there before"
   await quiet();
   const { text, outcome } = await reply;
   expect([text, outcome.status, on.open]).toEqual(["onetwo", "ok", true]);
+});
+
+test("the answer to an earlier RESUME is not taken for that to the last", async () => {
+  const stage = await scene(streams);
+  const peer = rawPeer(stage.a);
+  peer.hello();
+  await quiet();
+  const spare = rawPeer(stage.a, { identity: peer.identity });
+  spare.hello({ instance: peer.instance });
+  peer.offer("m");
+  await quiet();
+  const reply = ask(stage);
+  await quiet();
+  const [first, second] = peer.of(Type.REQUEST).length > 0 ? [peer, spare] : [spare, peer];
+  const resumed = (attempt: number): Uint8Array => encodeMessage(Type.RESUMED, 0, 1, attempt);
+  first.leave();
+  await quiet();
+  expect(second.of(Type.RESUME)).toHaveLength(1);
+  const { attempt } = decodeHead(Type.RESUME, second.of(Type.RESUME)[0]?.body as Uint8Array);
+  second.send(resumed(attempt + 1), encodeMessage(Type.DATA, 0, 1, 99, Buffer.from("late")));
+  second.send(encodeHead(Type.ERROR, 0, 1, { code: "internal", message: "late", retryable: false }));
+  await quiet();
+  expect([second.closed, [...stage.a.node.calls].length]).toEqual([undefined, 1]);
+  second.send(resumed(attempt), encodeHead(Type.ERROR, 0, 1, { code: "internal", message: "told", retryable: false }));
+  expect((await reply).outcome.error).toMatchObject({ message: "told" });
 });

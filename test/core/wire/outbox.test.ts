@@ -75,6 +75,19 @@ test("a body that has moved to another link sends nothing more over the old one"
   expect(next.sends.map(shape)).toEqual([["DATA 1@4+6", "DATA 1@10+20"]]);
 });
 
+test("a body that comes back within a turn still sends its end, once", async () => {
+  const [a, b] = [bench(), bench()];
+  const moved = new OutgoingBody(a.outbox, 1, 0, 2 ** 40, 65_536);
+  moved.push(bytes(10));
+  moved.resume(b.outbox, 0);
+  moved.resume(a.outbox, 0);
+  await settle();
+  moved.finish((total) => encodeMessage(Type.DONE, 0, 1, total));
+  await settle();
+  expect(a.sends.map(shape)).toEqual([["DATA 1@0+10"], ["DONE"]]);
+  expect(b.sends).toEqual([]);
+});
+
 describe("a turn", () => {
   test("is one send, control first", async () => {
     const { outbox, sends, body } = bench();

@@ -4,6 +4,7 @@ import { http } from "../../../plugins/frontends/http.ts";
 import { openaiApi } from "../../../plugins/frontends/openai-api.ts";
 import { custom } from "../../../plugins/providers/custom.ts";
 import { libp2p } from "../../../plugins/transports/libp2p.ts";
+import { pubsub } from "../../../plugins/transports/pubsub.ts";
 import { stream } from "../../../plugins/transports/stream.ts";
 import { serve } from "../../bench/roles/_role.ts";
 import { counting } from "./_counting.ts";
@@ -37,6 +38,7 @@ serve({
         openaiApi(),
         libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }),
         stream(),
+        pubsub(),
         local !== undefined && custom({ models: [local], handle: counting }),
       ],
       limits,

@@ -1,6 +1,7 @@
 import { createNode, type AimoNode } from "../../../core/index.ts";
 import { custom } from "../../../plugins/providers/custom.ts";
 import { libp2p } from "../../../plugins/transports/libp2p.ts";
+import { pubsub } from "../../../plugins/transports/pubsub.ts";
 import { stream } from "../../../plugins/transports/stream.ts";
 import { serve } from "../../bench/roles/_role.ts";
 import { counting, flooded } from "./_counting.ts";
@@ -19,7 +20,13 @@ serve({
     for (const { model, join } of wanted)
       nodes.push(
         await createNode({
-          plugins: [quiet(), libp2p({ join: [join] }), stream(), custom({ models: [model], handle: counting })],
+          plugins: [
+            quiet(),
+            libp2p({ join: [join] }),
+            stream(),
+            pubsub(),
+            custom({ models: [model], handle: counting }),
+          ],
           limits: { callsPerPeer: 8_192 },
         }),
       );

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { expect, it } from "vitest";
-import { createNode, type AimoNode, type Plugin } from "../../../core/index.ts";
+import { createNode, systemRuntime, type AimoNode, type Plugin, type Runtime } from "../../../core/index.ts";
 import { libp2p, stream, type Libp2pOptions } from "../../../plugins/transports/index.ts";
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
@@ -75,6 +75,32 @@ it("a stream that is opened while its connection ends fails by itself, and ends 
   const opened = connection?.newStream("/test/1.0.0");
   connection?.abort(new Error("ended in the same turn"));
   await expect(opened).rejects.toThrow();
+});
+
+it("of a peer that has gone for half a minute nothing is kept", async () => {
+  let jump = 0;
+  const due: (() => void)[] = [];
+  const runtime: Runtime = {
+    ...systemRuntime,
+    now: () => systemRuntime.now() + jump,
+    setTimeout(ms, then) {
+      if (ms !== 30_000) return systemRuntime.setTimeout(ms, then);
+      due.push(then);
+      return () => undefined;
+    },
+  };
+  await using a = await createNode({ plugins: [libp2p({ listen: LISTEN }), stream()], drain: 0 }, runtime);
+  const b = await start({ join: [address(a)] });
+  await linked(a, b.id);
+  const host = await a.use("libp2p").host();
+  const [peer] = host.getPeers();
+  if (peer === undefined) throw new Error("not connected");
+  await b.close();
+  await expect.poll(() => host.getPeers().length).toBe(0);
+  expect(await host.peerStore.has(peer)).toBe(true);
+  jump += 30_000;
+  for (const sweep of due.splice(0)) sweep();
+  await expect.poll(() => host.peerStore.has(peer)).toBe(false);
 });
 
 it("two nodes that join each other are linked, and call each other", async () => {
