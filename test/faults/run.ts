@@ -11,6 +11,7 @@ const SECTIONS: readonly Section[] = [
   { name: "overload", about: "three times what the node takes", load: () => import("./overload.ts") },
   { name: "pubsub", about: "gossip alone, over a line that loses", load: () => import("./pubsub.ts") },
   { name: "cuts", about: "direct links that break in the middle of calls", load: () => import("./cuts.ts") },
+  { name: "seeds", about: "a swarm on one virtual clock, of many seeds", load: () => import("./seeds.ts") },
 ];
 
 const names = SECTIONS.map(({ name }) => name);
