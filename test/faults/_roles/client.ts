@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { serve } from "../../bench/roles/_role.ts";
 import { openStream } from "../_client.ts";
 import type { Checked } from "../_numbered.ts";
@@ -9,7 +8,7 @@ export interface StreamsWanted {
   readonly model: string;
   readonly streams: number;
   readonly chunks: number;
-  /** ms between two chunks at the provider. */
+  /** ms between two chunks at the provider, about. */
   readonly every: number;
 }
 export interface Streamed extends Checked {
@@ -19,14 +18,17 @@ export interface Streamed extends Checked {
   readonly silence: number;
 }
 
+/** ms. Streams of one pace would put all their chunks into one message. */
+const SPREAD = 7;
+
 serve({
   streams: ({ api, model, streams, chunks, every }: StreamsWanted): Promise<Streamed[]> =>
     Promise.all(
       Array.from({ length: streams }, async (_, at) => {
-        await sleep((at * every) / streams); // or all chunks would lie in one message
-        const stream = openStream(api, model, { chunks, every });
+        const own = every + (at % SPREAD) - (SPREAD - 1) / 2;
+        const stream = openStream(api, model, { chunks, every: own });
         const ended = await stream.ended;
-        const late = stream.gaps.map((gap) => Math.max(0, gap - every));
+        const late = stream.gaps.map((gap) => Math.max(0, gap - own));
         return { ...ended, late, silence: ended.at - (stream.lastAt ?? ended.at) };
       }),
     ),
