@@ -47,7 +47,7 @@ interface Provider {
 
 /** Direct links break in the middle of streams; a third node, which is no way for streams, still passes gossip on. */
 export const run: RunSection = async ({ full, say }) => {
-  const plan: Plan = full ? { cuts: 1_000, processes: 3, nodes: 5 } : { cuts: 30, processes: 2, nodes: 5 };
+  const plan: Plan = full ? { cuts: 1_000, processes: 2, nodes: 4 } : { cuts: 30, processes: 2, nodes: 5 };
   const { random } = createVirtualRuntime(SEED);
   await using processes = createProcesses();
   const middle = await processes.nodes([{ ways: ["pubsub"], listen: "127.0.0.1" }]);
@@ -113,6 +113,8 @@ export const run: RunSection = async ({ full, say }) => {
   const { moved, back, chunks } = await gateway.role.ask<Moves>("moves");
   const uncaught = await gateway.role.ask<number>("uncaught");
   for (const error of await gateway.role.ask<string[]>("errors")) say(error);
+  // A call waits 1.5 s for another link, which a machine that is busy with other work may not give it.
+  say(`the gateway's loop was late by ${await gateway.role.ask<number>("late")} ms once`);
   for (const { kind, ended } of tallies)
     for (const { how, why } of ended.filter((each) => each.how !== "complete").slice(0, 5))
       say(`${kind}: ${how}, ${why}`);

@@ -1,3 +1,4 @@
+import { monitorEventLoopDelay } from "node:perf_hooks";
 import { createNode, type AimoNode, type Plugin } from "../../../core/index.ts";
 import { http } from "../../../plugins/frontends/http.ts";
 import { openaiApi } from "../../../plugins/frontends/openai-api.ts";
@@ -48,6 +49,8 @@ const chunks: Record<string, number> = {};
 /** What went to clients instead of an answer. */
 const errors: string[] = [];
 let carrying = "";
+const delay = monitorEventLoopDelay();
+delay.enable();
 let uncaught = 0;
 process.on("uncaughtException", (error) => void (uncaught++, console.error("uncaught in a node:", error)));
 process.on("unhandledRejection", (error) => void (uncaught++, console.error("unhandled in a node:", error)));
@@ -169,6 +172,8 @@ serve({
     const back = moved.filter((own) => own.lastIndexOf("stream") > own.indexOf("pubsub"));
     return { moved: moved.length, back: back.length, chunks };
   },
+  /** By how much its loop was late at most. ms */
+  late: () => Math.round(delay.max / 1e6),
   errors: () => errors.slice(0, 20),
   uncaught: () => uncaught,
   stop: () => Promise.all(nodes.map((node) => node.close())),
