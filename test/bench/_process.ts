@@ -18,10 +18,10 @@ export const pinned = cpus().length >= 2 && spawnSync("taskset", ["-c", "0", "tr
 const WITHIN = 30_000;
 const STOP_WITHIN = 3_000;
 
-/** Starts `file` on one core, or anywhere without a `cpu`. */
-export async function startRole(name: string, file: string, cpu?: number): Promise<Role> {
-  const command = [process.execPath, file];
-  const [run, ...args] = pinned && cpu !== undefined ? ["taskset", "-c", String(cpu), ...command] : command;
+/** Starts `file` on one core, behind the command that `on` begins, or just so. */
+export async function startRole(name: string, file: string, on: number | readonly string[] = []): Promise<Role> {
+  const before = typeof on !== "number" ? on : pinned ? ["taskset", "-c", String(on)] : [];
+  const [run, ...args] = [...before, process.execPath, file];
   const child = spawn(run as string, args, { stdio: ["ignore", "inherit", "inherit", "ipc"] });
   const asked = new Map<number, PromiseWithResolvers<unknown>>();
   const gone = new Promise<void>((resolve) => child.once("exit", () => resolve()));

@@ -38,6 +38,8 @@ export interface Stream {
   readonly chunks: number;
   /** ms between two chunks, of all that came. */
   readonly gaps: readonly number[];
+  /** When the last one came; undefined before the first. */
+  readonly lastAt: number | undefined;
   readonly ended: Promise<Checked & { readonly at: number }>;
   /** Resolves when so many chunks are here, or it has ended. */
   seen(chunks: number): Promise<void>;
@@ -102,6 +104,9 @@ export function openStream(api: string, model: string, { chunks, every }: { chun
       return check.chunks;
     },
     gaps,
+    get lastAt() {
+      return last;
+    },
     ended,
     seen(wanted) {
       if (over || check.chunks >= wanted) return Promise.resolve();

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { tcpProxy, type TcpProxy } from "../suites/tcp-proxy.ts";
 import { createVirtualRuntime } from "../kit/virtual-runtime.ts";
 import { openStream, type Stream } from "./_client.ts";
 import { CHUNKS, count, createTally, KINDS, rowOf, STREAMS, type Kind, type Tally } from "./_deaths.ts";
 import { dieWired } from "./_deaths-wired.ts";
 import { startNodes } from "./_nodes.ts";
-import { createProxy, type Proxy } from "./_proxy.ts";
 import { progress, type Row, type Run, type RunSection } from "./_section.ts";
 
 /** ms */
@@ -58,7 +58,7 @@ interface Victim {
 async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
   await using nodes = await startNodes();
   const { gateway, api, join, port } = nodes;
-  const proxies: Proxy[] = [];
+  const proxies: TcpProxy[] = [];
   const { random } = createVirtualRuntime(SEED);
   let names = 0;
 
@@ -79,7 +79,7 @@ async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
 
   /** Many nodes of one process, each behind a proxy of its own. */
   async function proxied(count: number): Promise<Victim[]> {
-    const own = await Promise.all(Array.from({ length: count }, () => createProxy(port)));
+    const own = await Promise.all(Array.from({ length: count }, () => tcpProxy({ to: { port } })));
     proxies.push(...own);
     const models = own.map(() => `m${names++}`);
     await nodes.provider(
@@ -90,9 +90,9 @@ async function dieReal(plan: Plan, say: Run["say"]): Promise<Tally[]> {
       model: models[at] as string,
       async die(kind) {
         if (kind === "reset") return (proxy.reset(), true);
-        const heal = proxy.partition();
+        proxy.pause();
         await sleep(500 + random() * PARTED);
-        heal();
+        proxy.resume();
         return true;
       },
     }));

@@ -9,6 +9,9 @@ const SECTIONS: readonly Section[] = [
   { name: "hostile", about: "a peer that attacks the gateway", load: () => import("./hostile.ts") },
   { name: "readers", about: "clients that stop reading", load: () => import("./readers.ts") },
   { name: "overload", about: "three times what the node takes", load: () => import("./overload.ts") },
+  { name: "pubsub", about: "gossip alone, over a line that loses", load: () => import("./pubsub.ts") },
+  { name: "cuts", about: "direct links that break in the middle of calls", load: () => import("./cuts.ts") },
+  { name: "seeds", about: "a swarm on one virtual clock, of many seeds", load: () => import("./seeds.ts") },
 ];
 
 const names = SECTIONS.map(({ name }) => name);

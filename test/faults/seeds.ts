@@ -2,6 +2,7 @@
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
+import type { RunSection } from "./_section.ts";
 import { swarm } from "./swarm.ts";
 
 /** Seeds that a worker takes at a time. */
@@ -58,8 +59,25 @@ async function show(seed: number, lines: number): Promise<boolean> {
   return flaws.length === 0;
 }
 
+/** The section of the figures. A seed that has flaws is shown by `--seed`. */
+export const run: RunSection = async ({ full, say }) => {
+  const [count, within] = full ? [100_000, 600] : [300, undefined];
+  const began = performance.now();
+  const found = await runAll({ from: 1, count }, 2, say);
+  const seconds = (performance.now() - began) / 1_000;
+  return [
+    {
+      fault: "a swarm under all faults at once",
+      transport: "simulated",
+      outcome: `${count} seeds, ${found.length} with flaws, ${seconds.toFixed(0)} s, ${(count / seconds).toFixed(0)} seeds/s`,
+      goal: `0 flaws${within === undefined ? "" : `, <= ${within} s`}`,
+      pass: found.length === 0 && (within === undefined || seconds <= within),
+    },
+  ];
+};
+
 /** Resolves with all that was found. */
-async function runAll({ from, count }: Batch, workers: number): Promise<Found[]> {
+async function runAll({ from, count }: Batch, workers: number, say: (text: string) => void): Promise<Found[]> {
   const began = performance.now();
   const all: Found[] = [];
   let next = from;
@@ -68,7 +86,7 @@ async function runAll({ from, count }: Batch, workers: number): Promise<Found[]>
     const seconds = (performance.now() - began) / 1_000;
     const cpu = process.cpuUsage();
     const each = (cpu.user + cpu.system) / 1_000 / Math.max(done, 1);
-    console.log(
+    say(
       `${done} of ${count} seeds, ${all.length} with flaws, ${Math.round(seconds)} s, ` +
         `${(done / seconds).toFixed(0)} seeds/s, ${each.toFixed(1)} ms CPU each`,
     );
@@ -89,7 +107,7 @@ async function runAll({ from, count }: Batch, workers: number): Promise<Found[]>
       worker.on("message", (found: Found[]) => {
         done += batch.count;
         all.push(...found);
-        for (const { seed, flaws } of found) console.log(`seed ${seed}: ${flaws.join("; ")}`);
+        for (const { seed, flaws } of found) say(`seed ${seed}: ${flaws.join("; ")}`);
         give();
       });
       worker.on("error", (error) => reject(new Error(`in the seeds from ${batch.from}`, { cause: error })));
@@ -116,7 +134,11 @@ async function main(): Promise<void> {
     process.exitCode = well ? 0 : 1;
     return;
   }
-  const found = await runAll({ from: Number(values.from), count: Number(values.count) }, Number(values.workers));
+  const found = await runAll(
+    { from: Number(values.from), count: Number(values.count) },
+    Number(values.workers),
+    console.log,
+  );
   const [first] = found;
   if (first === undefined) return;
   await show(first.seed, TAIL);
@@ -124,5 +146,5 @@ async function main(): Promise<void> {
   process.exitCode = 1;
 }
 
-if (isMainThread) await main();
-else work();
+if (!isMainThread) work();
+else if (import.meta.main) await main();

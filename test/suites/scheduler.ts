@@ -1,5 +1,6 @@
 import { hash } from "node:crypto";
 import type { Runtime } from "../../core/index.ts";
+import { seeded } from "./random.ts";
 
 /** What the clock of a simulation shows at its start. Unix ms */
 export const EPOCH = 1_700_000_000_000;
@@ -156,18 +157,7 @@ export function createQueue(): {
 
 /** A source of its own for each name, so that one more of them changes nothing for the others. */
 export function randomOf(seed: number, name: string): () => number {
-  return mulberry32(hash("sha256", `${seed}/${name}`, "buffer").readUInt32BE());
-}
-
-/** 0 … 1, the same for the same seed. */
-export function mulberry32(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
+  return seeded(hash("sha256", `${seed}/${name}`, "buffer").readUInt32BE());
 }
 
 export function bytesOf(random: () => number, n: number): Uint8Array {

@@ -1,5 +1,6 @@
 import type { Runtime } from "../../core/index.ts";
-import { bytesOf, createQueue, EPOCH, mulberry32, type Event } from "./scheduler.ts";
+import { seeded } from "./random.ts";
+import { bytesOf, createQueue, EPOCH, type Event } from "./scheduler.ts";
 
 /** The clock of one node, which stands still until it is told to go on; turns are real. Randomness comes from a seed. */
 export interface VirtualRuntime extends Runtime {
@@ -11,7 +12,7 @@ export interface VirtualRuntime extends Runtime {
 
 export function createVirtualRuntime(seed = 1): VirtualRuntime {
   const queue = createQueue();
-  const random = mulberry32(seed);
+  const random = seeded(seed);
   let now = EPOCH;
   let order = 0;
   let pending = 0;
