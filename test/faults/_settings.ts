@@ -26,12 +26,14 @@ export interface Rules {
   readonly faults: readonly [number, number];
   /** ms until all is as before the faults: a peer that was silent or out of reach is tried again. */
   readonly settle: number;
+  /** A node that was killed comes back within. ms */
+  readonly away: number;
 }
 
 export function rules(kind: Kind): Rules {
   // Seeds that are kept have found something under these.
-  if (kind === "direct") return { storm: 4_000, calls: [8, 22], faults: [1, 10], settle: 1_000 };
-  return { storm: 2_500, calls: [5, 15], faults: [1, 7], settle: 2_500 };
+  if (kind === "direct") return { storm: 4_000, calls: [8, 22], faults: [1, 10], settle: 1_000, away: 3_000 };
+  return { storm: 2_000, calls: [5, 14], faults: kind === "fallback" ? [3, 12] : [1, 7], settle: 2_500, away: 1_500 };
 }
 
 export interface Setting {
@@ -86,12 +88,17 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
     }
   const count = kind === "direct" ? between(2, 5) : between(1, 3);
   for (let i = 0; i < count; i++) {
-    const options = { firstChunk: between(1, 100), gap: between(1, 40), failures: chance(0.3) ? 0.2 : 0 };
+    const options = {
+      firstChunk: between(1, 100),
+      gap: between(1, kind === "direct" ? 40 : 80),
+      failures: chance(0.3) ? 0.2 : 0,
+    };
     const provider = await add(`provider${i}`, () => [simulatedProvider(options)]);
     providers.push(provider);
     ways.set(provider, wiresOf(provider));
   }
-  const lead = kind === "gossip" ? between(600, 900) : between(50, 600);
+  // What is not said over a link at once is said at the next tick.
+  const lead = kind === "gossip" || kind === "relay" ? between(600, 1_200) : between(50, 600);
   const isThere = (provider: SimulatedNode): boolean =>
     provider.up && (through.get(provider)?.some(({ up }) => up) ?? true);
   return { gateway, providers, relays, isThere, ways, lead };

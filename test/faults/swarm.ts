@@ -28,7 +28,7 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
   const sim = createSimulation({ seed, trace });
   const dice = roll(sim.random(kind === "direct" ? "swarm" : kind));
   const { between, some, chance } = dice;
-  const { storm, calls, faults, settle } = rules(kind);
+  const { storm, calls, faults, settle, away: within } = rules(kind);
   const { gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
   let away = 0; // nodes that will be started anew
   await sim.run(lead);
@@ -78,7 +78,7 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
 
   function comeBack(node: SimulatedNode): void {
     away++;
-    sim.after(between(0, 3_000), async () => {
+    sim.after(between(0, within), async () => {
       if (!node.up) await node.restart();
       away--;
     });
@@ -131,7 +131,10 @@ function faultsFor(
   ];
   const onNodes = [
     () => node.freeze(between(50, 7_000)),
-    () => node.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) }),
+    () => {
+      node.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) });
+      if (kind !== "direct" && chance(0.7)) comeBack(node);
+    },
     () => {
       node.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) });
       comeBack(node);
