@@ -24,6 +24,8 @@ export interface Rules {
   /** At least and at most. */
   readonly calls: readonly [number, number];
   readonly faults: readonly [number, number];
+  /** Of a reply, at most. */
+  readonly chunks: number;
   /** ms until all is as before the faults: a peer that was silent or out of reach is tried again. */
   readonly settle: number;
   /** A node that was killed comes back within. ms */
@@ -32,8 +34,16 @@ export interface Rules {
 
 export function rules(kind: Kind): Rules {
   // Seeds that are kept have found something under these.
-  if (kind === "direct") return { storm: 4_000, calls: [8, 22], faults: [1, 10], settle: 1_000, away: 3_000 };
-  return { storm: 2_000, calls: [5, 14], faults: kind === "fallback" ? [3, 12] : [1, 7], settle: 2_500, away: 1_500 };
+  if (kind === "direct")
+    return { storm: 4_000, calls: [8, 22], faults: [1, 10], chunks: 30, settle: 1_000, away: 3_000 };
+  return {
+    storm: 2_000,
+    calls: [5, 14],
+    faults: kind === "fallback" ? [3, 12] : [1, 7],
+    chunks: 16,
+    settle: 2_500,
+    away: 1_500,
+  };
 }
 
 export interface Setting {
@@ -90,7 +100,7 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
   for (let i = 0; i < count; i++) {
     const options = {
       firstChunk: between(1, 100),
-      gap: between(1, kind === "direct" ? 40 : 80),
+      gap: between(1, kind === "direct" ? 40 : 120),
       failures: chance(0.3) ? 0.2 : 0,
     };
     const provider = await add(`provider${i}`, () => [simulatedProvider(options)]);

@@ -28,7 +28,7 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
   const sim = createSimulation({ seed, trace });
   const dice = roll(sim.random(kind === "direct" ? "swarm" : kind));
   const { between, some, chance } = dice;
-  const { storm, calls, faults, settle, away: within } = rules(kind);
+  const { storm, calls, faults, chunks, settle, away: within } = rules(kind);
   const { gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
   let away = 0; // nodes that will be started anew
   await sim.run(lead);
@@ -63,7 +63,7 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
   function ask(key: string): void {
     const large = chance(0.15);
     const size = large ? between(1_000, 9_000) : between(8, 200);
-    const request = numbered({ key, chunks: between(0, 30), size, stream: chance(0.85) });
+    const request = numbered({ key, chunks: between(0, chunks), size, stream: chance(0.85) });
     // A long prompt needs credit too; JSON takes spaces at its end.
     const body = large ? Buffer.concat([request.body, Buffer.alloc(between(1, 150_000), " ")]) : request.body;
     const pinned = chance(0.2) ? { providerId: some(providers).id } : {};
