@@ -74,7 +74,11 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
   if (kind === "fallback" || kind === "gossip") {
     const latency = between(5, 60);
     const share = (most: number): number => between(0, 100) * (most / 100);
-    const suffers = { loss: share(0.1), reorder: share(0.3), duplicate: share(0.3) };
+    const suffers = {
+      loss: share(kind === "gossip" && chance(0.3) ? 0.4 : 0.1),
+      reorder: share(0.3),
+      duplicate: share(0.3),
+    };
     network.air.set({ latency, jitter: between(0, latency), ...suffers });
   }
 
@@ -82,20 +86,28 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
   const relays: SimulatedNode[] = [];
   const providers: SimulatedNode[] = [];
   const ways = new Map<SimulatedNode, Wire[]>();
-  const through = new Map<SimulatedNode, readonly SimulatedNode[]>();
+  const neighbours = new Map<SimulatedNode, SimulatedNode[]>();
   const wire = (from: SimulatedNode, to: SimulatedNode, via = "simulated"): Wire => {
     const latency = chance(0.2) ? between(20, 100) : between(1, 20);
     const rate = chance(0.2) ? between(100, 1_000) : Infinity;
     const options = { latency, jitter: between(0, latency), via, rate, redial: between(20, 400) };
+    for (const [one, other] of [
+      [from, to],
+      [to, from],
+    ] as const)
+      neighbours.set(one, [...(neighbours.get(one) ?? []), other]);
     return sim.link(from, to, { ...options, perCall: kind === "per-call" });
   };
 
-  if (kind === "relay")
-    for (let i = between(1, 2); i > 0; i--) {
-      const relay = await add(`relay${i}`, () => [], { relay: true });
-      relays.push(relay);
-      ways.set(relay, [chance(0.5) ? wire(gateway, relay) : wire(relay, gateway)]);
-    }
+  // One relay, two side by side, or two of which the second may be known to the first alone.
+  for (let i = 0, two = kind === "relay" ? between(1, 2) : 0; i < two; i++) {
+    const relay = await add(`relay${i}`, () => [], { relay: true });
+    const [before] = relays;
+    const own = before && chance(0.5) ? [wire(before, relay)] : [];
+    if (own.length === 0 || chance(0.5)) own.push(chance(0.5) ? wire(gateway, relay) : wire(relay, gateway));
+    relays.push(relay);
+    ways.set(relay, own);
+  }
   const count = kind === "direct" ? between(2, 5) : between(1, 3);
   for (let i = 0; i < count; i++) {
     const options = {
@@ -109,21 +121,26 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
   }
   // What is not said over a link at once is said at the next tick.
   const lead = kind === "gossip" || kind === "relay" ? between(600, 1_200) : between(50, 600);
-  const isThere = (provider: SimulatedNode): boolean =>
-    provider.up && (through.get(provider)?.some(({ up }) => up) ?? true);
   return { gateway, providers, relays, isThere, ways, lead };
 
   function wiresOf(provider: SimulatedNode): Wire[] {
     if (kind === "gossip") return [];
     if (kind === "relay") {
-      const [one] = relays;
-      const own = relays.length > 1 && chance(0.5) ? relays : [one as SimulatedNode];
-      through.set(provider, own);
+      const own = chance(0.5) ? relays : [some(relays)];
       return own.map((relay) => wire(provider, relay));
     }
     const [from, to] = chance(0.7) ? [provider, gateway] : [gateway, provider];
     const two = kind === "direct" && chance(0.4);
     return (two ? ["simulated", "second"] : ["simulated"]).map((via) => wire(from, to, via));
+  }
+
+  function isThere(provider: SimulatedNode): boolean {
+    if (relays.length === 0) return provider.up;
+    const found = new Set([gateway]);
+    for (const node of found)
+      if (node === gateway || relays.includes(node))
+        for (const next of neighbours.get(node) ?? []) if (next.up) found.add(next);
+    return found.has(provider);
   }
 }
 
