@@ -75,18 +75,6 @@ function fromKey(key: KeyObject): Identity {
   const jwk = key.export({ format: "jwk" });
   const publicKey = Buffer.from(jwk.x ?? "", "base64url");
   const secret = Buffer.concat([Buffer.from(jwk.d ?? "", "base64url"), publicKey]);
-  const known = new Map<string, KeyObject>();
-
-  function publicKeyOf(peerId: string): KeyObject {
-    let found = known.get(peerId);
-    if (found === undefined) {
-      found = createPublicKey({ key: Buffer.concat([SPKI_PREFIX, fromPeerId(peerId)]), format: "der", type: "spki" });
-      if (known.size >= KEYS_KEPT) known.delete(known.keys().next().value as string);
-      known.set(peerId, found);
-    }
-    return found;
-  }
-
   return {
     peerId: toPeerId(publicKey),
     sign: (bytes) => sign(null, bytes, key),
@@ -99,6 +87,19 @@ function fromKey(key: KeyObject): Identity {
     },
     privateKey: () => Uint8Array.from(secret),
   };
+}
+
+/** Of all nodes of the process: making a key of its bytes costs a quarter of a check. */
+const known = new Map<string, KeyObject>();
+
+function publicKeyOf(peerId: string): KeyObject {
+  let found = known.get(peerId);
+  if (found === undefined) {
+    found = createPublicKey({ key: Buffer.concat([SPKI_PREFIX, fromPeerId(peerId)]), format: "der", type: "spki" });
+    if (known.size >= KEYS_KEPT) known.delete(known.keys().next().value as string);
+    known.set(peerId, found);
+  }
+  return found;
 }
 
 function toPeerId(publicKey: Uint8Array): string {

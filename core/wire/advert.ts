@@ -58,14 +58,24 @@ export function makeAdvert(
   }
 }
 
-/** Throws INVALID_MESSAGE_FORMAT. Limits are checked before the signature, which is dear. */
-export function readAdvert(blob: Uint8Array, signature: Uint8Array, identity: Identity): Advert {
+/**
+ * Throws INVALID_MESSAGE_FORMAT or UNAUTHORIZED. Limits are checked before the signature, which is dear: the bytes that
+ * `known` gives for the peer have been checked before.
+ */
+export function readAdvert(
+  blob: Uint8Array,
+  signature: Uint8Array,
+  identity: Identity,
+  known?: (peer: string) => Uint8Array | undefined,
+): Advert {
   if (blob.length > MAX_ADVERT) throw malformed(`an advert of ${blob.length} bytes`);
   const parsed = shape.safeParse(decodeMap(blob));
   if (!parsed.success) throw malformed(`an advert, field ${parsed.error.issues[0]?.path.join(".")}`);
   const advert = parsed.data;
   if (advert.providers.reduce((sum, { models }) => sum + models.length, 0) > MAX_MODELS)
     throw malformed(`an advert of more than ${MAX_MODELS} models`);
+  const before = known?.(advert.peer);
+  if (before && Buffer.compare(before, blob) === 0) return advert;
   if (!identity.verify(advert.peer, Buffer.concat([DOMAIN, blob]), signature))
     throw new AimoError("UNAUTHORIZED", "An advert is not signed by its peer.");
   return advert;

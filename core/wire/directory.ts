@@ -32,7 +32,7 @@ interface Known {
 export interface Directory {
   /** It is time to say it again: something changed, or it would be forgotten. */
   readonly due: boolean;
-  /** This node's advert as a message, new. */
+  /** This node's advert as a message: the one that was signed last, unless it is time for another or `status` is new. */
   own(status?: Advert["status"]): Uint8Array;
   /** Takes an advert that came over a link with `from`, or was broadcast. Throws INVALID_MESSAGE_FORMAT or UNAUTHORIZED. */
   take(head: Head<typeof Type.ADVERT>, from?: string): void;
@@ -69,7 +69,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
   const carried = new Map<string, Set<string>>(); // way -> peers
   const skewed = new Map<string, number>(); // peer -> start, told once
   let seq = 0;
-  let told = { offers: catalog.local(), load: 0, at: 0 };
+  let told = { offers: catalog.local(), load: 0, at: 0, status: "", message: new Uint8Array(0) as Uint8Array };
 
   function unlink(peer: string, way: string): void {
     known.get(peer)?.ways.delete(way);
@@ -123,12 +123,17 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     ends.news(peer);
   }
 
+  function isDue(): boolean {
+    const moved = Math.abs(ends.load() - told.load) >= LOAD_STEP;
+    return catalog.local() !== told.offers || moved || runtime.now() - told.at >= TTL / 3;
+  }
+
   return {
     get due() {
-      const moved = Math.abs(ends.load() - told.load) >= LOAD_STEP;
-      return catalog.local() !== told.offers || moved || runtime.now() - told.at >= TTL / 3;
+      return isDue();
     },
     own(status = "healthy") {
+      if (told.status === status && !isDue()) return told.message;
       const now = runtime.now();
       const offers = catalog.local();
       const load = ends.load();
@@ -138,13 +143,13 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
         const message = `${omitted} models do not fit into an advert; name those that matter in the provider's \`models\`.`;
         hooks.tell("node:error", new AimoError("CONFIG_INVALID", message));
       }
-      told = { offers, load, at: now };
-      return encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [] });
+      told = { offers, load, at: now, status, message: encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [] }) };
+      return told.message;
     },
     take({ blob, signature, path = [], gone = [] }, from = AIR) {
       if (from !== AIR) for (const peer of gone) drop(peer, from);
       if (blob === undefined || signature === undefined) return;
-      const advert = readAdvert(blob, signature, identity);
+      const advert = readAdvert(blob, signature, identity, (peer) => known.get(peer)?.blob);
       const { peer } = advert;
       if (peer === identity.peerId || ends.shunned(peer, from)) return;
       if (from !== peer) {

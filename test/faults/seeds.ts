@@ -1,9 +1,10 @@
-// The swarm for many seeds: node test/faults/seeds.ts --from 1 --count 100000 --workers 2, or --seed 7 --trace
+// The swarm for many seeds: node test/faults/seeds.ts --from 1 --count 100000 --workers 2, or --seed 7 --trace. Each seed
+// has a kind of its own, unless --kind names one for all.
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import type { RunSection } from "./_section.ts";
-import { swarm } from "./swarm.ts";
+import { kindOf, KINDS, swarm, type Kind } from "./swarm.ts";
 
 /** Seeds that a worker takes at a time. */
 const BATCH = 50;
@@ -15,19 +16,21 @@ const TAIL = 40;
 interface Batch {
   readonly from: number;
   readonly count: number;
+  readonly kind: Kind | undefined;
 }
 
 interface Found {
   readonly seed: number;
+  readonly kind: Kind;
   readonly flaws: readonly string[];
 }
 
-async function flawsOf(seed: number): Promise<readonly string[]> {
+async function flawsOf(seed: number, kind: Kind): Promise<readonly string[]> {
   const strays: unknown[] = [];
   const stray = (error: unknown): void => void strays.push(error);
   process.on("unhandledRejection", stray);
   try {
-    const { flaws } = await swarm(seed, { trace: false });
+    const { flaws } = await swarm(seed, { kind, trace: false });
     // Rejections are reported at the end of a turn.
     await new Promise(setImmediate);
     return [...flaws, ...strays.map((error) => `nobody caught ${String(error)}`)];
@@ -40,21 +43,22 @@ async function flawsOf(seed: number): Promise<readonly string[]> {
 
 function work(): void {
   Error.stackTraceLimit = 0; // errors are the rule here, and a stack is most of what one costs
-  parentPort?.on("message", async ({ from, count }: Batch) => {
+  parentPort?.on("message", async ({ from, count, kind: all }: Batch) => {
     const found: Found[] = [];
     for (let seed = from; seed < from + count; seed++) {
-      const flaws = await flawsOf(seed);
-      if (flaws.length > 0) found.push({ seed, flaws });
+      const kind = all ?? kindOf(seed);
+      const flaws = await flawsOf(seed, kind);
+      if (flaws.length > 0) found.push({ seed, kind, flaws });
     }
     // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
     parentPort?.postMessage(found);
   });
 }
 
-async function show(seed: number, lines: number): Promise<boolean> {
-  const { sim, flaws } = await swarm(seed);
+async function show(seed: number, kind: Kind, lines: number): Promise<boolean> {
+  const { sim, flaws } = await swarm(seed, { kind });
   for (const line of sim.trace.slice(-lines)) console.log(line);
-  console.log(`seed ${seed}: ${sim.trace.length} lines, ${sim.hash}`);
+  console.log(`seed ${seed}, ${kind}: ${sim.trace.length} lines, ${sim.hash}`);
   for (const flaw of flaws) console.log(`  FLAW ${flaw}`);
   return flaws.length === 0;
 }
@@ -63,7 +67,7 @@ async function show(seed: number, lines: number): Promise<boolean> {
 export const run: RunSection = async ({ full, say }) => {
   const [count, within] = full ? [100_000, 600] : [300, undefined];
   const began = performance.now();
-  const found = await runAll({ from: 1, count }, 2, say);
+  const found = await runAll({ from: 1, count, kind: undefined }, 2, say);
   const seconds = (performance.now() - began) / 1_000;
   return [
     {
@@ -77,7 +81,7 @@ export const run: RunSection = async ({ full, say }) => {
 };
 
 /** Resolves with all that was found. */
-async function runAll({ from, count }: Batch, workers: number, say: (text: string) => void): Promise<Found[]> {
+async function runAll({ from, count, kind }: Batch, workers: number, say: (text: string) => void): Promise<Found[]> {
   const began = performance.now();
   const all: Found[] = [];
   let next = from;
@@ -95,11 +99,11 @@ async function runAll({ from, count }: Batch, workers: number, say: (text: strin
   const one = (): Promise<void> =>
     new Promise((resolve, reject) => {
       const worker = new Worker(fileURLToPath(import.meta.url));
-      let batch: Batch = { from: next, count: 0 };
+      let batch: Batch = { from: next, count: 0, kind };
       const give = (): void => {
         const left = from + count - next;
         if (left <= 0) return void worker.terminate().then(() => resolve());
-        batch = { from: next, count: Math.min(BATCH, left) };
+        batch = { from: next, count: Math.min(BATCH, left), kind };
         next += batch.count;
         // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
         worker.postMessage(batch);
@@ -107,7 +111,7 @@ async function runAll({ from, count }: Batch, workers: number, say: (text: strin
       worker.on("message", (found: Found[]) => {
         done += batch.count;
         all.push(...found);
-        for (const { seed, flaws } of found) say(`seed ${seed}: ${flaws.join("; ")}`);
+        for (const each of found) say(`seed ${each.seed}, ${each.kind}: ${each.flaws.join("; ")}`);
         give();
       });
       worker.on("error", (error) => reject(new Error(`in the seeds from ${batch.from}`, { cause: error })));
@@ -125,23 +129,27 @@ async function main(): Promise<void> {
       from: { type: "string", default: "1" },
       count: { type: "string", default: "1000" },
       seed: { type: "string" },
+      kind: { type: "string" },
       trace: { type: "boolean", default: false },
       workers: { type: "string", default: "2" },
     },
   });
+  const kind = KINDS.find((name) => name === values.kind);
+  if (values.kind !== undefined && kind === undefined) throw new Error(`The kinds are ${KINDS.join(", ")}.`);
   if (values.seed !== undefined) {
-    const well = await show(Number(values.seed), values.trace ? Infinity : TAIL);
+    const seed = Number(values.seed);
+    const well = await show(seed, kind ?? kindOf(seed), values.trace ? Infinity : TAIL);
     process.exitCode = well ? 0 : 1;
     return;
   }
   const found = await runAll(
-    { from: Number(values.from), count: Number(values.count) },
+    { from: Number(values.from), count: Number(values.count), kind },
     Number(values.workers),
     console.log,
   );
   const [first] = found;
   if (first === undefined) return;
-  await show(first.seed, TAIL);
+  await show(first.seed, first.kind, TAIL);
   console.log(`seeds with flaws: ${found.map(({ seed }) => seed).join(" ")}`);
   process.exitCode = 1;
 }

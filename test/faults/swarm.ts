@@ -1,15 +1,15 @@
 import type { NodeConfig } from "../../core/index.ts";
-import { roundRobin } from "../../plugins/routers/round-robin.ts";
 import type { Wire } from "../suites/network.ts";
-import { numbered, simulatedProvider } from "../suites/simulated-provider.ts";
+import { numbered } from "../suites/simulated-provider.ts";
+import { randomOf } from "../suites/scheduler.ts";
 import { createSimulation, type SimulatedNode, type Simulation } from "../suites/simulation.ts";
+import { KINDS, rules, setting, type Dice, type Kind } from "./_settings.ts";
 
-/** How long calls begin and faults happen. ms */
-const STORM = 4_000;
-/** At least and at most. */
-const CALLS = [8, 22] as const;
+export { KINDS, type Kind };
 
 export interface SwarmOptions {
+  /** How the nodes are linked. Default "direct" */
+  kind?: Kind;
   trace?: boolean;
   /** Changes what a node starts with, to plant a defect. */
   plant?: (name: string, config: NodeConfig, sim: Simulation) => NodeConfig;
@@ -20,61 +20,31 @@ export interface Swarm {
   readonly flaws: readonly string[];
 }
 
-/** Dice of one seed. */
-interface Dice {
-  between(low: number, high: number): number;
-  some<T>(list: readonly T[]): T;
-  chance(share: number): boolean;
-}
-
 /**
- * One gateway with a router, two to five providers, some of them with two links, about twenty calls, and faults for a
- * while; then calm, a call to each provider that is there, and the end. Everything follows from the seed.
+ * One gateway with a router, a few providers, calls, and faults for a while; then calm, a call to each provider that is
+ * there, and the end. Everything follows from the seed and the kind.
  */
-export async function swarm(seed: number, { trace = true, plant }: SwarmOptions = {}): Promise<Swarm> {
+export async function swarm(seed: number, { kind = "direct", trace = true, plant }: SwarmOptions = {}): Promise<Swarm> {
   const sim = createSimulation({ seed, trace });
-  const dice = roll(sim.random("swarm"));
+  const dice = roll(sim.random(kind === "direct" ? "swarm" : kind));
   const { between, some, chance } = dice;
-  const timeouts = { hold: 3_000, accept: 2_000, resume: some([0, 500, 1_500, 1_500]), gap: 8_000, firstChunk: 10_000 };
-  const window = some([16_384, 65_536, 262_144]);
-  const add = (name: string, make: () => NodeConfig["plugins"]): Promise<SimulatedNode> =>
-    sim.node(name, () => {
-      const second = sim.network.transport({ via: "second", rank: 1 });
-      const config = { timeouts, window, plugins: [make(), sim.network.transport(), second] };
-      return plant ? plant(name, config, sim) : config;
-    });
-
-  const gateway = await add("gateway", () => [roundRobin()]);
-  const providers: SimulatedNode[] = [];
-  const wires = new Map<SimulatedNode, Wire[]>();
+  const { storm, calls, faults, chunks, settle, away: within } = rules(kind);
+  const { gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
   let away = 0; // nodes that will be started anew
-  const count = between(2, 5);
-  for (let i = 0; i < count; i++) {
-    const options = { firstChunk: between(1, 100), gap: between(1, 40), failures: chance(0.3) ? 0.2 : 0 };
-    const provider = await add(`provider${i}`, () => [simulatedProvider(options)]);
-    const [from, to] = chance(0.7) ? [provider, gateway] : [gateway, provider];
-    const made = (chance(0.4) ? ["simulated", "second"] : ["simulated"]).map((via) => {
-      const latency = chance(0.2) ? between(20, 100) : between(1, 20);
-      const rate = chance(0.2) ? between(100, 1_000) : Infinity;
-      return sim.link(from, to, { latency, jitter: between(0, latency), via, rate, redial: between(20, 400) });
-    });
-    providers.push(provider);
-    wires.set(provider, made);
-  }
-  await sim.run(between(50, 600));
+  await sim.run(lead);
 
-  const calls = between(...CALLS);
-  for (let i = 0; i < calls; i++) sim.after(between(0, STORM), () => void (gateway.up && ask(`${i}`)));
-  const faults = between(1, 10);
-  for (let i = 0; i < faults; i++) sim.after(between(0, STORM), () => fault(dice, gateway, some(providers)));
-  await sim.run(STORM);
+  const asked = between(...calls);
+  for (let i = 0; i < asked; i++) sim.after(between(0, storm), () => void (gateway.up && ask(`${i}`)));
+  const count = between(...faults);
+  for (let i = 0; i < count; i++) sim.after(between(0, storm), () => fault(dice, some([...providers, ...relays])));
+  await sim.run(storm);
   await sim.run(() => away === 0);
   await sim.calm();
 
-  const there = providers.filter(({ up }) => up);
+  const there = providers.filter(isThere);
   const known = (): boolean => there.every(({ id }) => [...gateway.node.targets].some(({ peer }) => peer === id));
   const listed = await sim.run(known, 15_000);
-  await sim.run(1_000); // until the tick after which a link that was silent is used again
+  await sim.run(settle);
   const probes = there.map(({ name, id }) =>
     sim.ask(gateway, { ...numbered({ key: name, chunks: 2 }), providerId: id }),
   );
@@ -93,7 +63,7 @@ export async function swarm(seed: number, { trace = true, plant }: SwarmOptions 
   function ask(key: string): void {
     const large = chance(0.15);
     const size = large ? between(1_000, 9_000) : between(8, 200);
-    const request = numbered({ key, chunks: between(0, 30), size, stream: chance(0.85) });
+    const request = numbered({ key, chunks: between(0, chunks), size, stream: chance(0.85) });
     // A long prompt needs credit too; JSON takes spaces at its end.
     const body = large ? Buffer.concat([request.body, Buffer.alloc(between(1, 150_000), " ")]) : request.body;
     const pinned = chance(0.2) ? { providerId: some(providers).id } : {};
@@ -102,44 +72,88 @@ export async function swarm(seed: number, { trace = true, plant }: SwarmOptions 
     sim.ask(gateway, { ...request, ...pinned, body }, { ...pace, ...leave });
   }
 
-  function fault({ between, some, chance }: Dice, gateway: SimulatedNode, provider: SimulatedNode): void {
-    const ways = wires.get(provider) as Wire[];
-    const comeBack = (node: SimulatedNode): void => {
-      away++;
-      sim.after(between(0, 3_000), async () => {
-        if (!node.up) await node.restart();
-        away--;
-      });
-    };
-    const faults: (() => void)[] = [
-      () => some(ways).cut(chance(0.5) ? 0 : between(0, 2_000)),
-      () => ways.forEach((wire) => wire.cut(between(0, 2_000))),
-      () => some(ways).partition(between(50, 7_000)),
-      () => ways.forEach((wire) => wire.partition(between(50, 7_000))),
-      () => some(ways).slow(between(2, 30)),
-      () => provider.freeze(between(50, 7_000)),
-      () => provider.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) }),
-      () => {
-        provider.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) });
-        comeBack(provider);
-      },
-      () => {
-        if (!provider.up) return;
-        void provider.node.close();
-        away++;
-        sim.after(2_000, () => {
-          provider.kill();
-          comeBack(provider);
-          away--;
-        });
-      },
-      () => {
-        if (chance(0.6)) return gateway.freeze(between(50, 4_000));
-        gateway.kill({ detect: some([0, between(0, 2_000), Infinity]) });
-        comeBack(gateway);
-      },
-    ];
-    some(faults)();
+  function fault(dice: Dice, node: SimulatedNode): void {
+    some(faultsFor(kind, { gateway, node, wires: ways.get(node) ?? [], comeBack, stop, sim }, dice))();
+  }
+
+  function comeBack(node: SimulatedNode): void {
+    away++;
+    sim.after(between(0, within), async () => {
+      if (!node.up) await node.restart();
+      away--;
+    });
+  }
+
+  /** As on SIGTERM. */
+  function stop(node: SimulatedNode): void {
+    if (!node.up) return;
+    void node.node.close();
+    away++;
+    sim.after(2_000, () => {
+      node.kill();
+      comeBack(node);
+      away--;
+    });
+  }
+}
+
+/** The kind that a seed has unless one is named. */
+export function kindOf(seed: number): Kind {
+  return roll(randomOf(seed, "kind")).some(KINDS);
+}
+
+interface Suffering {
+  readonly sim: Simulation;
+  readonly gateway: SimulatedNode;
+  readonly node: SimulatedNode;
+  /** Of the node. */
+  readonly wires: readonly Wire[];
+  comeBack(node: SimulatedNode): void;
+  stop(node: SimulatedNode): void;
+}
+
+/** What may happen to this node and its ways, one as likely as the other. */
+function faultsFor(
+  kind: Kind,
+  { sim, gateway, node, wires, comeBack, stop }: Suffering,
+  { between, some, chance }: Dice,
+): (() => void)[] {
+  const { air } = sim.network;
+  const cuts = [
+    () => some(wires).cut(chance(0.5) ? 0 : between(0, 2_000)),
+    () => wires.forEach((wire) => wire.cut(between(0, 2_000))),
+  ];
+  const onWires = [
+    ...cuts,
+    () => some(wires).partition(between(50, 7_000)),
+    () => wires.forEach((wire) => wire.partition(between(50, 7_000))),
+    () => some(wires).slow(between(2, 30)),
+  ];
+  const onNodes = [
+    () => node.freeze(between(50, 7_000)),
+    () => {
+      node.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) });
+      if (kind !== "direct" && chance(0.7)) comeBack(node);
+    },
+    () => {
+      node.kill({ detect: some([0, 0, between(0, 2_000), Infinity]) });
+      comeBack(node);
+    },
+    () => stop(node),
+    () => {
+      if (chance(0.6)) return gateway.freeze(between(50, 4_000));
+      gateway.kill({ detect: some([0, between(0, 2_000), Infinity]) });
+      comeBack(gateway);
+    },
+  ];
+  const inAir = [() => air.silence(node.name, between(50, 7_000)), () => air.silence(gateway.name, between(50, 4_000))];
+  switch (kind) {
+    case "gossip":
+      return [...inAir, ...onNodes];
+    case "fallback":
+      return [...cuts, ...cuts, ...cuts, ...onWires, ...onNodes, ...inAir];
+    default:
+      return [...onWires, ...onNodes];
   }
 }
 

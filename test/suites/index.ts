@@ -22,6 +22,7 @@ export {
 } from "./hostile-peer.ts";
 export { hostileNode, type HostileNode } from "./hostile-node.ts";
 export { attacks, type Attack, type AttackOptions } from "./attacks.ts";
+export { type Air, type AirOptions } from "./simulated-air.ts";
 export { type Network, type TransportOptions, type Wire, type WireOptions } from "./network.ts";
 export {
   numbered,

@@ -1,5 +1,6 @@
 import type { AimoError, AimoNode, Link, LinkCaps, LinkEvents, Plugin, Transport } from "../../core/index.ts";
 import { MAX_MESSAGE } from "../../core/wire/codec.ts";
+import { createAir, type Air } from "./simulated-air.ts";
 import { randomOf, type Event, type Process, type Scheduler } from "./scheduler.ts";
 
 /** What lies between two nodes before `send` asks to wait. bytes */
@@ -21,6 +22,8 @@ export interface WireOptions {
   redial?: number;
   /** Which transport of the two nodes; default "simulated". */
   via?: string;
+  /** Each call gets a connection of its own, beside the one that is there for the rest. Default false */
+  perCall?: boolean;
 }
 
 /** The way between two nodes: over it one of them holds a connection to the other, and makes it again when it breaks. */
@@ -82,6 +85,8 @@ export interface Network {
   /** `from` makes the connection. Node names. */
   wire(from: string, to: string, options?: WireOptions): Wire;
   readonly wires: Iterable<Wire>;
+  /** Beside the wires: links on demand, and broadcasts. */
+  readonly air: Air;
 }
 
 export interface NetworkWorld {
@@ -100,6 +105,7 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
   /** By "name/via". */
   const ports = new Map<string, Port>();
   const wires = new Map<string, WireState>();
+  const air = createAir(world);
 
   function transport({ via = "simulated", rank = 0 }: TransportOptions = {}): Plugin {
     let node: AimoNode | undefined;
@@ -126,7 +132,7 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
   type WireState = ReturnType<typeof createWire>;
 
   function createWire(from: string, to: string, options: WireOptions) {
-    const { latency = 1, jitter = 0, rate = Infinity, redial = 250, via = "simulated" } = options;
+    const { latency = 1, jitter = 0, rate = Infinity, redial = 250, via = "simulated", perCall = false } = options;
     const name = `${from}-${to}/${via}`;
     const random = randomOf(world.seed, `wire/${name}`);
     /** Ends that are open, or about to be. */
@@ -208,21 +214,38 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
       return end;
     }
 
+    function pair(a: Port, b: Port): End {
+      const one = createEnd(a, b);
+      one.other = createEnd(b, a);
+      one.other.other = one;
+      return one;
+    }
+
     function connect(a: Port, b: Port): End {
-      const dialler = createEnd(a, b);
-      const listener = createEnd(b, a);
-      dialler.other = listener;
-      listener.other = dialler;
+      const dialler = pair(a, b);
+      const listener = dialler.other;
+      const fork = (end: End): Partial<Link> => (perCall ? { fork: (accept) => forked(end, accept) } : {});
       dialler.pipe.put(0, () => {
         if (listener.closed) return;
-        listener.events = b.accept(linkOf(listener, false));
+        listener.events = b.accept({ ...linkOf(listener, false), ...fork(listener) });
         listener.pipe.put(0, () => {
           if (dialler.closed) return;
           failures = 0;
-          dialler.events = a.accept(linkOf(dialler, true));
+          dialler.events = a.accept({ ...linkOf(dialler, true), ...fork(dialler) });
         });
       });
       return dialler;
+    }
+
+    /** Nothing has to come back before the first message goes. */
+    async function forked({ port, other, closed }: End, accept: Port["accept"]): Promise<void> {
+      if (closed) throw new Error("The connection is closed.");
+      const own = pair(port, other.port);
+      own.pipe.put(0, () => {
+        if (own.other.closed) return;
+        own.other.events = other.port.accept({ ...linkOf(own.other, false), single: true });
+      });
+      own.events = accept({ ...linkOf(own, true), single: true });
     }
 
     function linkOf(end: End, dialled: boolean): Link {
@@ -316,6 +339,7 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
 
   return {
     transport,
+    air,
     wire(from, to, options = {}) {
       const wire = createWire(from, to, options);
       if (wires.has(wire.name)) throw new Error(`There is a wire ${wire.name} already.`);
@@ -328,6 +352,7 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
       return wires.values();
     },
     vanish(process, detect) {
+      air.vanish(process, detect);
       for (const [key, port] of ports) {
         if (port.process !== process) continue;
         ports.delete(key);

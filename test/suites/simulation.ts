@@ -11,6 +11,7 @@ import {
   type Wait,
 } from "../../core/index.ts";
 import { Type } from "../../core/wire/codec.ts";
+import { Cover } from "../../core/wire/handshake.ts";
 import { createNetwork, type Network, type Wire, type WireOptions } from "./network.ts";
 import { bytesOf, createScheduler, randomOf, runtimeOf, type Process } from "./scheduler.ts";
 import { NUMBERED, numberedText } from "./simulated-provider.ts";
@@ -88,7 +89,7 @@ interface Live extends SimulatedNode {
   idle: number;
 }
 
-const TYPES = new Map<number, string>(Object.entries(Type).map(([name, type]) => [type, name]));
+const TYPES = new Map<number, string>(Object.entries({ ...Type, ...Cover }).map(([name, type]) => [type, name]));
 
 export function createSimulation({ seed = 1, trace: keep = true }: SimulationOptions = {}): Simulation {
   const scheduler = createScheduler();
@@ -317,6 +318,7 @@ export function createSimulation({ seed = 1, trace: keep = true }: SimulationOpt
       note("calm");
       for (const { process } of nodes) scheduler.thaw(process);
       for (const { wire } of wires) wire.heal();
+      network.air.heal();
       if (!(await scheduler.run(quiet, within)))
         flaws.push(...left().map((what) => `${within} ms after the faults ${what}`));
     },

@@ -1,7 +1,10 @@
 import { decode, encode } from "cborg";
 import { describe, expect, test } from "vitest";
 import { openIdentity, type ModelCard } from "../../../core/index.ts";
+import { Type } from "../../../core/wire/codec.ts";
 import { makeAdvert, MAX_ADVERT, readAdvert, toHeartbeat, toOffers, type Advert } from "../../../core/wire/advert.ts";
+import { provider, silent } from "../../kit/local.ts";
+import { connect, pass, quiet, wiredNode, type Wire } from "../../kit/pair.ts";
 
 const identity = openIdentity();
 const DOMAIN = Buffer.from("aimo-advert:1\0");
@@ -138,6 +141,14 @@ describe("refused", () => {
     expect(() => readAdvert(blob, new Uint8Array(64), never)).toThrow(/bytes/);
   });
 
+  test("a changed byte, also in the advert of a peer that is known", () => {
+    const [blob, signature] = signed(good);
+    const changed = encode({ ...(decode(blob) as object), seq: 2 });
+    expect(() => readAdvert(changed, signature, identity, () => blob)).toThrow(
+      expect.objectContaining({ code: "UNAUTHORIZED" }),
+    );
+  });
+
   test("another node's signature, a changed byte, another domain", () => {
     const [blob, signature] = signed(good);
     const code = expect.objectContaining({ code: "UNAUTHORIZED" }) as Error;
@@ -153,4 +164,32 @@ describe("refused", () => {
       expect.objectContaining({ code: "UNAUTHORIZED" }),
     );
   });
+});
+
+test("the bytes that were checked before need no second check", () => {
+  const { blob, signature } = makeAdvert(facts(), [], identity);
+  const never = { ...identity, verify: () => expect.unreachable() };
+  expect(readAdvert(blob, signature, never, () => Uint8Array.from(blob)).peer).toBe(identity.peerId);
+});
+
+test("a node signs its advert once for the links that come within ten seconds", async () => {
+  const [a, b] = [await wiredNode([provider("p", silent)]), await wiredNode()];
+  const adverts = (wire: Wire): Uint8Array[] =>
+    wire.seen.filter(({ from, message }) => from === "a" && message?.type === Type.ADVERT).map(({ bytes }) => bytes);
+  const [first, second] = [connect(a, b), connect(a, b)];
+  await pass(1_000, a, b);
+  expect(adverts(first).length).toBeGreaterThan(0);
+  expect(adverts(second)[0]).toEqual(adverts(first)[0]);
+  first.cut();
+  second.cut();
+  await quiet();
+  expect([...b.node.targets]).toEqual([]);
+  connect(a, b);
+  await quiet();
+  expect([...b.node.targets]).toHaveLength(1);
+  const kept = adverts(first).at(-1);
+  await pass(10_000, a, b);
+  const later = connect(a, b);
+  await quiet();
+  expect(adverts(later)[0]).not.toEqual(kept);
 });
