@@ -68,19 +68,28 @@ it("200 clients that leave at random moments leave sockets, streams, timers and 
   const hosts = await Promise.all([gateway, provider].map((node) => node.use("libp2p").host()));
   const streams = (): number[] =>
     hosts.map((host) => host.getConnections().flatMap((connection) => connection.streams).length);
-  const heap = (): number => {
+  const heap = async (): Promise<number> => {
     if (globalThis.gc === undefined) throw new Error("run with --expose-gc");
-    globalThis.gc();
+    // What waits for a finalizer or a weak reference goes only with a later collection, a turn behind the first.
+    for (let i = 0; i < 4; i++) {
+      globalThis.gc();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
     return process.memoryUsage().heapUsed;
   };
 
   await leave200(); // what is made once stays: kept connections, compiled code
   await settled(resources(), 5_000);
-  const before = { resources: resources(), streams: streams(), heap: heap() };
-  for (let round = 0; round < 3; round++) await leave200();
-  await settled(before.resources, 5_000);
+  const before = { resources: resources(), streams: streams() };
+  const held: number[] = [];
+  for (let round = 0; round < 6; round++) {
+    await leave200();
+    await settled(before.resources, 5_000);
+    held.push(await heap());
+  }
   expect(streams()).toEqual(before.streams);
-  expect(heap() - before.heap).toBeLessThan(2 * 1_048_576);
+  // What is held moves by a MiB or two from round to round; a leak shows in the least of several: 2 KiB a call.
+  expect(Math.min(...held.slice(3)) - Math.min(...held.slice(0, 3))).toBeLessThan(1.2 * 1_048_576);
   await provider.close();
   await gateway.close();
 });
