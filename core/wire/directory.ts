@@ -83,6 +83,12 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     if (known.get(peer)?.ways.size === 0) forget(peer);
   }
 
+  /** Who says that a peer is gone is no way to it for others either: relays in a circle would keep it alive for each other. */
+  function withdraw(peer: string, from: string): void {
+    for (const [way, path] of [...(known.get(peer)?.ways ?? [])]) if (path.includes(from)) drop(peer, way);
+    drop(peer, from);
+  }
+
   function forget(peer: string): void {
     for (const way of known.get(peer)?.ways.keys() ?? []) unlink(peer, way);
     const was = known.delete(peer);
@@ -147,7 +153,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
       return told.message;
     },
     take({ blob, signature, path = [], gone = [] }, from = AIR) {
-      if (from !== AIR) for (const peer of gone) drop(peer, from);
+      if (from !== AIR) for (const peer of gone) withdraw(peer, from);
       if (blob === undefined || signature === undefined) return;
       const advert = readAdvert(blob, signature, identity, (peer) => known.get(peer)?.blob);
       const { peer } = advert;

@@ -18,6 +18,8 @@ export interface Reach {
   to(peer: string): Promise<Session>;
   /** A link to the peer is up. */
   arrived(peer: string, session: Session): void;
+  /** It has said something: what failed before counts no more. */
+  news(peer: string): void;
   /** A link that was on its way to the peer is not. */
   failed(peer: string, why: string): void;
   close(): void;
@@ -78,6 +80,7 @@ export function createReach(transports: readonly Transport[], runtime: Runtime):
       trying.get(peer)?.resolve(session);
       trying.delete(peer);
     },
+    news: (peer) => void resting.delete(peer),
     failed: (peer, why) => trying.get(peer)?.expire?.(new Error(why)),
     close: () => controller.abort(),
   };

@@ -42,7 +42,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     load,
     handle,
     shunned: (peer, way) => shunned.has(peer) || shunned.has(pairOf(peer, way)),
-    news: (peer) => forward(peer),
+    news: (peer) => (reach.news(peer), forward(peer)),
     gone(peer) {
       if (!settings.relay || closing) return;
       for (const link of shared())
@@ -107,7 +107,10 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     return (request, reply, call) => {
       const session = carrier(peer);
       if (session) return ask(session);
-      return reach.to(peer).then(ask);
+      return reach.to(peer).then(ask, (error: unknown) => {
+        if (!carrier(peer)) directory.forget(peer); // what is listed can be called
+        throw error;
+      });
 
       function ask(over: Session): Promise<void> {
         const link = over.best()?.via;
@@ -138,11 +141,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     if (closing) return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter, detail: "draining" });
     const open = peers.of(peer).reduce((sum, session) => sum + session.open, 0);
     if (open < settings.limits.callsPerPeer) return undefined;
-    return new AimoError(
-      "OVERLOADED",
-      `A peer may have ${settings.limits.callsPerPeer} calls open here (limits.callsPerPeer).`,
-      { retryAfter },
-    );
+    const message = `A peer may have ${settings.limits.callsPerPeer} calls open here (limits.callsPerPeer).`;
+    return new AimoError("OVERLOADED", message, { retryAfter });
   }
 
   function begin(peer: string, own: CallNumbers): Session {

@@ -157,7 +157,11 @@ describe("a peer that was only heard of", () => {
     const none = await settle(stage, collect(stage.a.node, chat("m")));
     expect(none.outcome.error).toMatchObject({ code: "NETWORK_ERROR", retryable: true });
     expect(none.outcome.error?.message).toMatch(/nobody listens there/);
-    await stage.a.runtime.advance(2_100);
+    // Nor is it listed any longer, until it is heard again; then it is tried at once.
+    expect(models(stage.a)).toEqual([]);
+    stage.far.said.length = 0;
+    await air(stage);
+    expect(models(stage.a)).toHaveLength(1);
     stage.near.reach = () => Promise.resolve();
     let done = false;
     const silent = collect(stage.a.node, chat("m")).finally(() => (done = true));
