@@ -36,6 +36,7 @@ export function answer(
   const download = new OutgoingBody(outbox, number, 0, window, keep);
   const hold = Math.min(timeouts.hold, head.holdMs);
   let state: "reading" | "running" | "ended" = "reading";
+  let attempt = head.attempt ?? 0; // of the opener, to reach this call
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
   let stopHold: (() => void) | undefined;
   let repeated = false; // the request came over two links: one body is enough
@@ -70,22 +71,13 @@ export function answer(
       controller.abort(reason);
       if (answered) fail(reason);
     },
-    again(next) {
-      if (state === "reading") {
-        give(undefined, true);
-        return false;
-      }
-      repeated = true;
-      rebind(next, encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED), 0);
-      return true;
+    again(next, its) {
+      repeated ||= state !== "reading";
+      return rebind(next, its, encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED), 0);
     },
     resume(next, { offset, body }) {
-      if (state === "reading") {
-        give(undefined, true); // the opener sends it again, under the same number
-        return false;
-      }
-      const { limit, attempt } = decodeHead(Type.RESUME, body);
-      if (!rebind(next, encodeMessage(Type.RESUMED, 0, number, attempt), offset)) return false;
+      const { limit, attempt: its } = decodeHead(Type.RESUME, body);
+      if (!rebind(next, its, encodeMessage(Type.RESUMED, 0, number, its), offset)) return false;
       download.raise(limit);
       return true;
     },
@@ -108,8 +100,14 @@ export function answer(
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
   if ((request.flags & Flag.LAST) !== 0) take(() => true);
 
-  /** Goes on over another link; false when what the opener lacks is no longer here. */
-  function rebind(next: AttachedLink, first: Uint8Array, from: number): boolean {
+  /** Goes on over another link; false when what the opener lacks is no longer here, or has to come anew. */
+  function rebind(next: AttachedLink, its: number, first: Uint8Array, from: number): boolean {
+    if (its < attempt) return true; // a later one was faster, over another link
+    attempt = its;
+    if (state === "reading") {
+      give(undefined, true); // the opener sends it again, under the same number
+      return false;
+    }
     stopHold?.();
     link = next;
     outbox = next.outbox;

@@ -57,8 +57,9 @@ export interface DirectoryEnds {
   handle(peer: string, target: string): Handler;
   /** Not to be believed. */
   shunned(peer: string, way: string): boolean;
-  /** For a relay: there is news of this peer, or none any more. */
+  /** For a relay: there is news of this peer. */
   news(peer: string): void;
+  /** For a relay: a way to this peer is gone, and maybe all that there was to tell some of the others. */
   gone(peer: string): void;
 }
 
@@ -81,6 +82,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     if (!known.get(peer)?.ways.has(way)) return;
     unlink(peer, way);
     if (known.get(peer)?.ways.size === 0) forget(peer);
+    else ends.gone(peer);
   }
 
   /** Who says that a peer is gone is no way to it for others either: relays in a circle would keep it alive for each other. */

@@ -42,7 +42,7 @@ export interface Callee {
   readonly held: number;
   message(message: Message): void;
   /** The same request over another link, because the opener does not know that it came; false when it is to be read anew. */
-  again(link: AttachedLink): boolean;
+  again(link: AttachedLink, attempt: number): boolean;
   /** The opener goes on over this link, from the byte in `offset`; false when what it lacks is no longer here. */
   resume(link: AttachedLink, message: Message): boolean;
   linkClosed(): void;

@@ -58,6 +58,8 @@ const HEADS = {
     gapMs: ms,
     timeoutMs: ms.optional(),
     holdMs: ms,
+    /** RESUMEs before it; left out when it is sent for the first time. */
+    attempt: z.number().int().min(0).max(0xffff_ffff).optional(),
   }),
   [Type.RESPONSE]: z.looseObject({
     status: z.number().int().min(100).max(599),
@@ -113,7 +115,7 @@ export function decodeHead<T extends keyof typeof HEADS>(type: T, body: Uint8Arr
 export function requestHead(
   target: string,
   request: Readonly<RequestFrame>,
-  times: Pick<Head<typeof Type.REQUEST>, "firstChunkMs" | "gapMs" | "holdMs">,
+  times: Pick<Head<typeof Type.REQUEST>, "firstChunkMs" | "gapMs" | "holdMs" | "attempt">,
   path: string[],
 ): Head<typeof Type.REQUEST> {
   const { requestId: id, type, method = "POST", contentType, headers, stream, model, endpoint, body } = request;

@@ -61,7 +61,7 @@ export function openOver(init: OpenerInit): Opener {
     const path = call.origin.kind === "peer" ? [...(request.path ?? []), identity.peerId] : [];
     const flags = Flag.OPENER | (request.body.length === 0 ? Flag.LAST : 0);
     const { firstChunk: firstChunkMs, gap: gapMs, resume, hold } = timeouts;
-    const times = { firstChunkMs, gapMs, holdMs: resume > 0 ? hold : 0 };
+    const times = { firstChunkMs, gapMs, holdMs: resume > 0 ? hold : 0, ...(attempt > 0 && { attempt }) };
     outbox.control(encodeHead(Type.REQUEST, flags, number, requestHead(target, request, times, path), grant.limit));
     upload = new OutgoingBody(outbox, number, Flag.OPENER, FREE);
     upload.push(request.body, Flag.LAST);

@@ -88,7 +88,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
     const head = decodeHead(Type.REQUEST, message.body);
     // The same number again is the same call.
     const twin = callees.get(number);
-    if (twin && twin.link !== link && twin.again(link)) return;
+    if (twin && twin.link !== link && twin.again(link, head.attempt ?? 0)) return;
     if (!seen.add(number)) return;
     const refusal = looped(head) ?? ends.refuse();
     if (refusal) {

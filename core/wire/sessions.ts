@@ -44,9 +44,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     shunned: (peer, way) => shunned.has(peer) || shunned.has(pairOf(peer, way)),
     news: (peer) => (reach.news(peer), forward(peer)),
     gone(peer) {
-      if (!settings.relay || closing) return;
-      for (const link of shared())
-        if (link.peer !== peer) link.forward(peer, encodeHead(Type.ADVERT, 0, 0, { gone: [peer] }));
+      if (settings.relay && !closing) forward(peer, shared(), encodeHead(Type.ADVERT, 0, 0, { gone: [peer] }));
     },
   });
 
@@ -80,10 +78,10 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   }
 
   /** For a relay: what is known of a peer goes to all others. */
-  function forward(peer: string, to: readonly AttachedLink[] = shared()): void {
+  function forward(peer: string, to: readonly AttachedLink[] = shared(), none?: Uint8Array): void {
     for (const link of settings.relay ? to : []) {
-      const message = directory.forward(peer, link.peer);
-      if (message) link.forward(peer, message);
+      const message = directory.forward(peer, link.peer) ?? none;
+      if (message && link.peer !== peer) link.forward(peer, message);
     }
   }
 

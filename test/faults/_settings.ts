@@ -30,12 +30,14 @@ export interface Rules {
   readonly settle: number;
   /** A node that was killed comes back within. ms */
   readonly away: number;
+  /** ms within which all know who is there, and who is not: what was broadcast is forgotten by its age alone. */
+  readonly known: number;
 }
 
 export function rules(kind: Kind): Rules {
   // Seeds that are kept have found something under these.
   if (kind === "direct")
-    return { storm: 4_000, calls: [8, 22], faults: [1, 10], chunks: 30, settle: 1_000, away: 3_000 };
+    return { storm: 4_000, calls: [8, 22], faults: [1, 10], chunks: 30, settle: 1_000, away: 3_000, known: 15_000 };
   return {
     storm: 2_000,
     calls: [5, 14],
@@ -43,10 +45,18 @@ export function rules(kind: Kind): Rules {
     chunks: 16,
     settle: 2_500,
     away: 1_500,
+    known: hasAir(kind) ? 40_000 : 15_000,
   };
 }
 
+/** Is there gossip? */
+export function hasAir(kind: Kind): boolean {
+  return kind === "gossip" || kind === "fallback";
+}
+
 export interface Setting {
+  /** ms that a call waits for another link. */
+  readonly resume: number;
   readonly gateway: SimulatedNode;
   readonly providers: readonly SimulatedNode[];
   readonly relays: readonly SimulatedNode[];
@@ -63,7 +73,8 @@ type Plant = (name: string, config: NodeConfig, sim: Simulation) => NodeConfig;
 export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: Plant): Promise<Setting> {
   const { between, some, chance } = dice;
   const { network } = sim;
-  const timeouts = { hold: 3_000, accept: 2_000, resume: some([0, 500, 1_500, 1_500]), gap: 8_000, firstChunk: 10_000 };
+  const resume = some([0, 500, 1_500, 1_500]);
+  const timeouts = { hold: 3_000, accept: 2_000, resume, gap: 8_000, firstChunk: 10_000 };
   const window = some([16_384, 65_536, 262_144]);
   const add = (name: string, make: () => PluginList, more: Partial<NodeConfig> = {}): Promise<SimulatedNode> =>
     sim.node(name, () => {
@@ -71,7 +82,7 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
       return plant ? plant(name, config, sim) : config;
     });
 
-  if (kind === "fallback" || kind === "gossip") {
+  if (hasAir(kind)) {
     const latency = between(5, 60);
     const share = (most: number): number => between(0, 100) * (most / 100);
     const suffers = {
@@ -121,7 +132,7 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
   }
   // What is not said over a link at once is said at the next tick.
   const lead = kind === "gossip" || kind === "relay" ? between(600, 1_200) : between(50, 600);
-  return { gateway, providers, relays, isThere, ways, lead };
+  return { resume, gateway, providers, relays, isThere, ways, lead };
 
   function wiresOf(provider: SimulatedNode): Wire[] {
     if (kind === "gossip") return [];

@@ -2,6 +2,7 @@ import type { NodeConfig } from "../../core/index.ts";
 import type { Wire } from "../suites/network.ts";
 import { numbered } from "../suites/simulated-provider.ts";
 import { randomOf } from "../suites/scheduler.ts";
+import type { SimulatedReply } from "../suites/simulated-reply.ts";
 import { createSimulation, type SimulatedNode, type Simulation } from "../suites/simulation.ts";
 import { KINDS, rules, setting, type Dice, type Kind } from "./_settings.ts";
 
@@ -28,8 +29,8 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
   const sim = createSimulation({ seed, trace });
   const dice = roll(sim.random(kind === "direct" ? "swarm" : kind));
   const { between, some, chance } = dice;
-  const { storm, calls, faults, chunks, settle, away: within } = rules(kind);
-  const { gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
+  const { storm, calls, faults, chunks, settle, known, away: within } = rules(kind);
+  const { resume, gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
   let away = 0; // nodes that will be started anew
   await sim.run(lead);
 
@@ -42,12 +43,13 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
   await sim.calm();
 
   const there = providers.filter(isThere);
-  const known = (): boolean => there.every(({ id }) => [...gateway.node.targets].some(({ peer }) => peer === id));
-  const listed = await sim.run(known, 15_000);
+  const wanted = there
+    .map(({ id }) => id)
+    .toSorted()
+    .join();
+  const listed = await sim.run(() => [...peersOf(gateway)].toSorted().join() === wanted, known);
   await sim.run(settle);
-  const probes = there.map(({ name, id }) =>
-    sim.ask(gateway, { ...numbered({ key: name, chunks: 2 }), providerId: id }),
-  );
+  const probes = there.map((provider) => probe(provider));
   await sim.calm();
   await sim.close();
   const failed = probes.filter(({ outcome }) => outcome?.status !== "ok" && outcome?.error?.code !== "UPSTREAM_FAILED");
@@ -55,7 +57,7 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
     sim,
     flaws: [
       ...sim.flaws,
-      ...(listed ? [] : ["a provider that is there is not in the catalog"]),
+      ...(listed ? [] : ["the catalog is not what is there"]),
       ...failed.map(({ name, outcome }) => `${name}, after the faults: ${outcome?.error?.message ?? "nothing"}`),
     ],
   };
@@ -70,6 +72,20 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
     const pace = chance(0.2) ? { pace: between(1, 150) } : {};
     const leave = chance(0.15) ? { leave: between(0, 1_500) } : {};
     sim.ask(gateway, { ...request, ...pinned, body }, { ...pace, ...leave });
+  }
+
+  /** A call that must end well, although its link breaks once: there is time enough to make it again. */
+  function probe(provider: SimulatedNode): SimulatedReply {
+    const wires = ways.get(provider) ?? [];
+    const reply = sim.ask(gateway, { ...numbered({ key: provider.name, chunks: 8 }), providerId: provider.id });
+    const cut = (): void => {
+      if (reply.over) return;
+      // A relay asks nobody who is not there at that moment.
+      if (relays.length > 0 && reply.received === 0) return sim.after(50, cut);
+      some(wires).cut();
+    };
+    if (resume >= 1_500 && wires.length > 0) sim.after(between(0, 400), cut);
+    return reply;
   }
 
   function fault(dice: Dice, node: SimulatedNode): void {
@@ -95,6 +111,10 @@ export async function swarm(seed: number, { kind = "direct", trace = true, plant
       away--;
     });
   }
+}
+
+function peersOf({ node }: SimulatedNode): Set<string> {
+  return new Set([...node.targets].map(({ peer }) => peer));
 }
 
 /** The kind that a seed has unless one is named. */

@@ -31,6 +31,8 @@ export interface Wire {
   readonly name: string;
   /** Both nodes have accepted the connection. */
   readonly up: boolean;
+  /** Connections that both nodes hold: one, and one for each call that has its own. */
+  readonly open: number;
   /** Breaks the connection, for both sides at once; it cannot be made again for `ms`. Default 0 */
   cut(ms?: number): void;
   /** Nothing gets through for `ms`, and nobody is told; what was sent arrives late. Default: until `heal`. */
@@ -286,6 +288,10 @@ export function createNetwork(world: NetworkWorld): Network & { vanish(process: 
       get up() {
         if (connection?.events === undefined) return false;
         return [connection, connection.other].every(({ closed, port }) => !closed && port.process.alive);
+      },
+      get open() {
+        const isHeld = (end: End): boolean => !end.closed && end.events !== undefined && end.port.process.alive;
+        return [...ends].filter((end) => end.port.process.name === from && isHeld(end) && isHeld(end.other)).length;
       },
       cut(ms = 0) {
         world.fault("cut", name, ms);

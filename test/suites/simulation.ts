@@ -272,8 +272,8 @@ export function createSimulation({ seed = 1, trace: keep = true }: SimulationOpt
   function left(): string[] {
     const open = replies.filter(({ over }) => !over).map(({ name }) => `${name} has no end`);
     const down = wires
-      .filter(({ wire, from, to }) => from.up && to.up && !wire.up)
-      .map(({ wire }) => `${wire.name} is not connected`);
+      .filter(({ wire, from, to }) => from.up && to.up && !(wire.up && wire.open === 1))
+      .map(({ wire }) => (wire.up ? `${wire.name} has ${wire.open} connections` : `${wire.name} is not connected`));
     const busy = nodes
       .filter(({ up }) => up)
       .flatMap(({ name, node, process, idle }) => [

@@ -3,7 +3,7 @@ import type { Handler } from "../../../core/index.ts";
 import { encodeHead, encodeMessage, Type } from "../../../core/wire/codec.ts";
 import { decodeHead } from "../../../core/wire/heads.ts";
 import { pieces, provider } from "../../kit/local.ts";
-import { connect, quiet, rawPeer, until, wiredNode, type Passing, type WiredNode } from "../../kit/pair.ts";
+import { connect, quiet, rawPeer, until, wiredNode, type Passing, type Wire, type WiredNode } from "../../kit/pair.ts";
 import { chat, collect, type Collected } from "../../suites/build.ts";
 
 // What seeds of the swarm have found, each in its smallest form.
@@ -201,4 +201,86 @@ test("the answer to an earlier RESUME is not taken for that to the last", async 
   expect([second.closed, [...stage.a.node.calls].length]).toEqual([undefined, 1]);
   second.send(resumed(attempt), encodeHead(Type.ERROR, 0, 1, { code: "internal", message: "told", retryable: false }));
   expect((await reply).outcome.error).toMatchObject({ message: "told" });
+});
+
+// Links are not in order with each other: what was sent first, over gossip, may come last.
+describe("a call keeps its link when what was sent before over another one arrives", () => {
+  const overGossip = (stage: Scene, held: number): Wire => {
+    const slow = connect(stage.a, stage.b, { rank: 10 });
+    slow.tap = (passing) => (is(held)(passing) ? "hold" : "pass");
+    return slow;
+  };
+
+  test("a RESUME", async () => {
+    const go = Promise.withResolvers<void>();
+    const stage = await scene(async (_, reply) => {
+      reply.chunk("one");
+      await go.promise;
+      reply.end({ body: "two" });
+    });
+    const first = connect(stage.a, stage.b);
+    await quiet();
+    const reply = ask(stage);
+    await until(() => first.seen.some(({ message }) => message?.type === Type.DATA && message.flags === 0));
+    await quiet();
+    first.cut();
+    const slow = overGossip(stage, Type.RESUME);
+    await until(() => slow.seen.some(is(Type.RESUME)));
+    const direct = connect(stage.a, stage.b);
+    await until(() => direct.seen.some(is(Type.RESUMED)));
+    slow.release();
+    await quiet();
+    go.resolve();
+    await quiet();
+    expect([...stage.a.node.calls]).toEqual([]);
+    const { text, outcome } = await reply;
+    expect([text, outcome.status]).toEqual(["onetwo", "ok"]);
+  });
+
+  test("a REQUEST", async () => {
+    const go = Promise.withResolvers<void>();
+    let runs = 0;
+    const stage = await scene(async (_, reply) => {
+      runs++;
+      await go.promise;
+      reply.send("one");
+    });
+    const slow = overGossip(stage, Type.REQUEST);
+    await quiet();
+    const reply = ask(stage);
+    await until(() => slow.seen.some(is(Type.REQUEST)));
+    const direct = connect(stage.a, stage.b);
+    await until(() => direct.seen.some(is(Type.ALIVE)));
+    slow.release();
+    await quiet();
+    go.resolve();
+    await quiet();
+    expect([...stage.a.node.calls]).toEqual([]);
+    const { text, outcome } = await reply;
+    expect([text, outcome.status, runs]).toEqual(["one", "ok", 1]);
+  });
+
+  test("a RESUME, while the request is read that was asked for since", async () => {
+    const stage = await scene((request, reply) => void reply.send(`${request.body.length}`));
+    const first = connect(stage.a, stage.b);
+    await quiet();
+    first.tap = (passing) => (is(Type.REQUEST)(passing) ? "drop" : "pass");
+    const reply = collect(stage.a.node, chat("m", { extra: { prompt: "x".repeat(100_000) } }));
+    await quiet();
+    first.cut();
+    const slow = overGossip(stage, Type.RESUME);
+    await until(() => slow.seen.some(is(Type.RESUME)));
+    const direct = connect(stage.a, stage.b);
+    direct.tap = (passing) => (is(Type.DATA)(passing) ? "hold" : "pass");
+    await until(() => direct.seen.some(is(Type.DATA)));
+    await quiet();
+    slow.release();
+    await quiet();
+    direct.tap = () => "pass";
+    direct.release();
+    await quiet();
+    expect([...stage.a.node.calls]).toEqual([]);
+    const { text, outcome } = await reply;
+    expect([Number(text) > 100_000, outcome.status]).toEqual([true, "ok"]);
+  });
 });

@@ -53,6 +53,20 @@ describe("a relay", () => {
     expect(models(a)).toEqual([]);
   });
 
+  test("and another one do not keep a peer that is gone for each other", async () => {
+    const { a, r, p, far } = await scene();
+    const second = await wiredNode([], RELAY);
+    const farther = connect(second, p, { dialler: "b" });
+    connect(r, second);
+    await quiet();
+    await pass(1_200, a, r, second, p);
+    expect([models(r), models(second)].map(({ length }) => length)).toEqual([1, 1]);
+    far.cut();
+    farther.cut();
+    await pass(1_700, a, r, second);
+    expect([a, r, second].map(models)).toEqual([[], [], []]);
+  });
+
   test("is off by default", async () => {
     const { a } = await scene(undefined, RESUME);
     expect(models(a)).toEqual([]);
