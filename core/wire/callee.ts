@@ -36,8 +36,10 @@ export function answer(
   const download = new OutgoingBody(outbox, number, 0, window, keep);
   const hold = Math.min(timeouts.hold, head.holdMs);
   let state: "reading" | "running" | "ended" = "reading";
+  let upload: RequestBody | undefined;
   let said: Uint8Array | undefined; // RESPONSE, to be repeated
   let stopHold: (() => void) | undefined;
+  let resumed = 0; // by this attempt
   let repeated = false; // the request came over two links: one body is enough
   let failed = false; // the first error counts, also while it waits to be sent
   let answered = false; // the handler's part is done, though not all of it may have been sent
@@ -47,8 +49,6 @@ export function answer(
   const stopBody = runtime.setTimeout(BODY_WITHIN, () =>
     fail(new AimoError("REQUEST_TIMEOUT", `The request's body did not arrive within ${BODY_WITHIN} ms.`)),
   );
-
-  let upload: RequestBody | undefined;
 
   const self: Callee = {
     get link() {
@@ -80,11 +80,11 @@ export function answer(
       return true;
     },
     resume(next, { offset, body }) {
-      if (state === "reading") {
-        give(undefined, true); // the opener sends it again, under the same number
-        return false;
-      }
+      // The opener sends it again, under the same number.
+      if (state === "reading") return (give(undefined, true), false);
       const { limit, attempt } = decodeHead(Type.RESUME, body);
+      if (attempt < resumed) return true; // a later one was faster, over another link
+      resumed = attempt;
       if (!rebind(next, encodeMessage(Type.RESUMED, 0, number, attempt), offset)) return false;
       download.raise(limit);
       return true;
