@@ -51,6 +51,18 @@ export interface Idle {
 
 /** A timer that comes this much late means that our own loop hung: the peer is given a fresh start. */
 const LATE = 1_000;
+/** The same for a short one. */
+const HUNG = 300;
+
+/** Calls `then` after `ms`, and after as much again when our own loop hung: what came meanwhile is read first. Returns what cancels it. */
+export function deadline(runtime: Runtime, ms: number, then: () => void): () => void {
+  const due = runtime.now() + ms;
+  let cancel = runtime.setTimeout(ms, () => {
+    if (runtime.now() - due < HUNG) then();
+    else cancel = deadline(runtime, ms, then);
+  });
+  return () => cancel();
+}
 
 /** Calls `then` once after `ms` without a touch. */
 export function idle(runtime: Runtime, ms: number, then: () => void): Idle {

@@ -6,6 +6,8 @@ const ACK_AFTER = 100;
 /** A gap is told sooner: the other side can close it at once. */
 const ACK_GAP_AFTER = 20;
 const AGAIN_AFTER = 300;
+/** One that is told to be missing: what was only overtaken comes sooner. */
+const MISSING_AFTER = 50;
 const AGAIN_AT_MOST = 3;
 const REPAIRED_WITHIN = 1_000;
 /** What else is on its way when the peer is heard again gets this long to arrive. */
@@ -187,7 +189,7 @@ export function createBatches(size: number, runtime: Runtime, ends: BatchEnds): 
       const before = sent.size;
       for (const [n, entry] of sent) {
         if (n < upTo || (n < known && !missing.has(n))) taken(n);
-        else if (missing.has(n) && heard - entry.last >= ACK_AFTER) again(entry);
+        else if (missing.has(n) && heard - entry.last >= MISSING_AFTER) again(entry);
       }
       if (sent.size < before) doubt = undefined;
       if (wait && sentBytes <= UNACKNOWLEDGED) {

@@ -1,7 +1,7 @@
 import { AimoError, toFrame } from "../error.ts";
 import type { ErrorFrame, Receipt, ReplyFrame } from "../frame.ts";
 import { silence } from "../gate.ts";
-import { idle } from "../runtime.ts";
+import { deadline, idle } from "../runtime.ts";
 import { encodeHead, encodeMessage, Flag, malformed, Type, type Message } from "./codec.ts";
 import { createGrant } from "./credit.ts";
 import { checkAlive, decodeHead, requestHead, toError } from "./heads.ts";
@@ -54,7 +54,7 @@ export function openOver(init: OpenerInit): Opener {
 
   function ask(): void {
     state = "sent";
-    stopAccept = runtime.setTimeout(timeouts.accept, () =>
+    stopAccept = deadline(runtime, timeouts.accept, () =>
       giveUp(lost(`did not take the call within ${timeouts.accept} ms`)),
     );
     // Of a relay; the node that faces the client names nobody.
@@ -124,7 +124,7 @@ export function openOver(init: OpenerInit): Opener {
     if (state !== "detached" && state !== "resuming") {
       silent.hold();
       progress.hold();
-      stopResume = runtime.setTimeout(timeouts.resume, () => giveUp(unreachable()));
+      stopResume = deadline(runtime, timeouts.resume, () => giveUp(unreachable()));
     }
     state = "detached";
     if (next === undefined) return;

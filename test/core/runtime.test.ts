@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { systemRuntime } from "../../core/index.ts";
-import { idle } from "../../core/runtime.ts";
+import { deadline, idle } from "../../core/runtime.ts";
 import { createVirtualRuntime } from "../kit/virtual-runtime.ts";
 
 function stage(ms: number) {
@@ -16,6 +16,27 @@ function stage(ms: number) {
     },
   };
 }
+
+it("a deadline that comes late because our own loop hung begins again", async () => {
+  const runtime = createVirtualRuntime();
+  let hang = 0;
+  const hung = { ...runtime, now: () => runtime.now() + hang };
+  let calls = 0;
+  deadline(hung, 1_500, () => calls++);
+  hang = 400; // nothing ran for so long
+  await runtime.advance(1_500);
+  expect(calls).toBe(0);
+  await runtime.advance(1_499);
+  expect(calls).toBe(0);
+  await runtime.advance(1);
+  expect(calls).toBe(1);
+  const cancel = deadline(hung, 10, () => calls++);
+  hang = 1_000;
+  await runtime.advance(10);
+  cancel();
+  await runtime.advance(100);
+  expect(calls).toBe(1);
+});
 
 describe("idle", () => {
   it("calls once after so much silence", async () => {
