@@ -113,8 +113,10 @@ export function attach(
         outbox.control(message);
       }
       if (quiet >= CLOSE_AFTER) return end(new AimoError("NETWORK_ERROR", `the peer was silent for ${quiet} ms`));
-      idle = session?.uses(attached) === false ? idle + TICK : 0;
-      if (link.onDemand && link.dialled && idle >= IDLE_AFTER) return attached.bye("closing", "the link is idle");
+      if (link.onDemand && link.dialled) {
+        idle = session?.uses(attached) === false ? idle + TICK : 0;
+        if (idle >= IDLE_AFTER) return attached.bye("closing", "the link is idle");
+      }
       if (quiet >= PING_AFTER) outbox.control(encodeMessage(Type.PING, 0, 0, 0, runtime.randomBytes(8)));
     },
     bye(code, message, error) {

@@ -31,6 +31,7 @@ export const run: RunSection = async ({ full, say }) => {
   await hostile.ask("start", { join });
   const attacks: Attack[] = [
     { name: "a 1 GiB length prefix", command: "prefix", args: { port } },
+    { name: `${full ? "1,000,000" : "50,000"} topics`, command: "topics", args: { count: full ? 1_000_000 : 50_000 } },
     { name: "garbage", command: "garbage", args: { count: full ? 200 : 20 } },
     ...(full
       ? [
@@ -59,7 +60,7 @@ export const run: RunSection = async ({ full, say }) => {
       );
       rows.push({
         fault: `hostile peer: ${name}`,
-        transport: "stream",
+        transport: command === "topics" ? "pubsub" : "stream",
         outcome: `gateway holds +${mib(now.held - before)} in all (RSS +${mib(now.rss - rss)})`,
         goal: `< +${mib(GROWTH)} held`,
         pass: now.held - before < GROWTH,

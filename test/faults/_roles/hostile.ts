@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { connect } from "node:net";
 import { privateKeyFromRaw } from "@libp2p/crypto/keys";
 import type { Connection, Stream } from "@libp2p/interface";
+import { RPC } from "@libp2p/gossipsub/message";
 import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
@@ -55,6 +56,24 @@ function send(raw: Stream, messages: readonly Uint8Array[]): void {
   } catch {
     // the other side has had enough
   }
+}
+
+function gatewayTopic(): string {
+  return `aimo/requests/${address.split("/p2p/")[1] ?? ""}/link`;
+}
+
+/** A PRUNE with a backoff of 2^64 - 1 s: no encoder makes it. */
+function prune(topic: string): Uint8Array {
+  const inner = Buffer.concat([field(1, Buffer.from(topic)), Buffer.from("18ffffffffffffffffff01", "hex")]);
+  return field(3, field(4, inner));
+}
+
+function field(number: number, bytes: Uint8Array): Uint8Array {
+  return Buffer.concat([Uint8Array.of((number << 3) | 2), lengthOf(bytes), bytes]);
+}
+
+function lengthOf({ length }: Uint8Array): Uint8Array {
+  return length < 0x80 ? Uint8Array.of(length) : Uint8Array.of((length & 0x7f) | 0x80, length >> 7);
 }
 
 function request(model: string, bodyLength: number): Uint8Array {
@@ -147,6 +166,17 @@ serve({
         });
     }
     return { status: raw.status };
+  },
+  /** Topics without end, in RPCs of a thousand, and PRUNEs whose backoff is the largest number that there is. */
+  topics: async ({ count }: { count: number }) => {
+    for (let first = 0; first < count; first += 10_000) {
+      const raw = await openStream(await dial(), "/meshsub/1.1.0");
+      for (let at = first; at < first + 10_000 && raw.status === "open"; at += 1_000) {
+        const subscriptions = Array.from({ length: 1_000 }, (_, i) => ({ subscribe: true, topic: `t${at + i}` }));
+        send(raw, [Buffer.concat([RPC.encode({ subscriptions, messages: [] }), prune(gatewayTopic())])]);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    }
   },
   garbage: async ({ count }: { count: number }) => {
     for (let n = 0; n < count; n++) {
