@@ -22,7 +22,7 @@ export interface Origin {
 export interface Attempt {
   /** `peer/provider/model` */
   readonly target: string;
-  /** The transport that carried it; absent for a local target. */
+  /** The transport that carries it, the last one where it moved; absent for a local target. */
   readonly link?: string;
   readonly startedAt: number;
   readonly firstChunkAt?: number;

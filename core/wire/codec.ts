@@ -23,6 +23,10 @@ export const Type = {
 } as const;
 export type Type = (typeof Type)[keyof typeof Type];
 
+/** Only these may come from the side that opened the call; DATA and CREDIT come from both. */
+export const OPENERS: ReadonlySet<number> = new Set([Type.REQUEST, Type.CANCEL, Type.DONE, Type.RESUME]);
+export const BOTH: ReadonlySet<number> = new Set([Type.DATA, Type.CREDIT]);
+
 export const Flag = { OPENER: 0x01, MORE: 0x02, PRE: 0x04, WHOLE: 0x08, LAST: 0x10 } as const;
 const KNOWN_FLAGS = 0x1f;
 

@@ -28,6 +28,8 @@ export interface OpenerInit {
   readonly reply: Reply;
   readonly call: Call;
   readonly kernel: WireKernel;
+  /** It goes on over this link now. */
+  moved(link: AttachedLink): void;
   /** Nothing more can come for this number; `cancel`: the peer is to be told, on the next link. */
   forget(cancel?: boolean): void;
   /** The provider signed what is not so: FORBIDDEN says what. It has been told to `node:error`; the reply has ended. */

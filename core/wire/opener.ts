@@ -25,7 +25,7 @@ const SAMPLE = 1 / 64;
 
 /** Sends the request, and writes what comes back into `reply`. */
 export function openOver(init: OpenerInit): Opener {
-  const { link: first, number, target, request, reply, call, kernel, forget, distrust } = init;
+  const { link: first, number, target, request, reply, call, kernel, forget, distrust, moved } = init;
   const { runtime, settings, identity, hooks } = kernel;
   const { timeouts, limits, window } = settings;
   const provider = target.slice(0, target.indexOf("/"));
@@ -131,6 +131,7 @@ export function openOver(init: OpenerInit): Opener {
     state = "resuming";
     link = next;
     outbox = next.outbox;
+    moved(next);
     outbox.control(
       encodeHead(Type.RESUME, Flag.OPENER, number, { limit: grant.limit, attempt: ++attempt }, incoming.received),
     );

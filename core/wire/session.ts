@@ -1,10 +1,10 @@
 import type { Call, Origin, Scope } from "../call.ts";
 import { AimoError } from "../error.ts";
 import type { RequestFrame } from "../frame.ts";
-import type { Awaitable, OpenCall, Reply } from "../parts.ts";
+import type { Awaitable, LiveAttempt, OpenCall, Reply } from "../parts.ts";
 import type { Kernel } from "../pipeline.ts";
 import { answer } from "./callee.ts";
-import { encodeHead, Flag, malformed, Type, type Message } from "./codec.ts";
+import { BOTH, encodeHead, Flag, malformed, OPENERS, Type, type Message } from "./codec.ts";
 import type { Callee, Opener } from "./halves.ts";
 import { MAX_PATH } from "./directory.ts";
 import { decodeHead, errorHead, type Head } from "./heads.ts";
@@ -66,10 +66,6 @@ export interface Session {
   /** Makes a call at the peer; resolves when its reply ended. */
   call(target: string, request: RequestFrame, reply: Reply, call: Call): Promise<void>;
 }
-
-/** Only these may come from the side that opened the call; DATA and CREDIT come from both. */
-const OPENERS: ReadonlySet<number> = new Set([Type.REQUEST, Type.CANCEL, Type.DONE, Type.RESUME]);
-const BOTH: ReadonlySet<number> = new Set([Type.DATA, Type.CREDIT]);
 
 export function createSession(peer: string, kernel: WireKernel, own: CallNumbers, ends: SessionEnds): Session {
   const self = kernel.identity.peerId;
@@ -243,7 +239,10 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
       const provider = target.slice(0, target.indexOf("/"));
       const distrust = (error: AimoError): void =>
         provider === peer ? opener.link.bye("cut_off", error.message, error) : ends.onLie(provider);
-      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust });
+      const attempt = call.attempts.at(-1) as LiveAttempt | undefined;
+      const moved = ({ via }: AttachedLink): void => void (attempt && (attempt.link = via));
+      moved(link);
+      const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust, moved });
       openers.set(number, opener);
       await opener.done;
     },

@@ -1,5 +1,5 @@
 import { AimoError } from "../error.ts";
-import type { Handler, Link, LinkEvents, Mutable, Transport } from "../parts.ts";
+import type { Handler, Link, LinkEvents, Transport } from "../parts.ts";
 import { decodeMessage, encodeHead, Type } from "./codec.ts";
 import { createDirectory } from "./directory.ts";
 import { decodeHead } from "./heads.ts";
@@ -103,20 +103,20 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
 
   function handle(peer: string, target: string): Handler {
     return (request, reply, call) => {
+      const ask = (over: Session): Promise<void> => over.call(target, request, reply, call);
       const session = carrier(peer);
-      if (session) return ask(session);
-      return reach.to(peer).then(ask, (error: unknown) => {
-        if (!carrier(peer)) directory.forget(peer); // what is listed can be called
-        throw error;
-      });
-
-      function ask(over: Session): Promise<void> {
-        const link = over.best()?.via;
-        const attempt = call.attempts.at(-1) as Mutable<(typeof call.attempts)[number]> | undefined;
-        if (attempt && link !== undefined) attempt.link = link;
-        return over.call(target, request, reply, call);
-      }
+      return session ? ask(session) : reached(peer).then(ask);
     };
+  }
+
+  /** What is listed can be called: who cannot be reached is not, until it is heard again. */
+  async function reached(peer: string): Promise<Session> {
+    try {
+      return await reach.to(peer);
+    } catch (error) {
+      if (!carrier(peer)) directory.forget(peer);
+      throw error;
+    }
   }
 
   /** Calls on a silent link go on over another one, which may have to be made. */
@@ -130,7 +130,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   function lost({ peer, parted }: AttachedLink, asking: boolean): void {
     const spare = reach.possible && !closing && (asking || (!parted && directory.offers(peer)));
     directory.lost(peer, spare);
-    if (spare && !carrier(peer)) reach.to(peer).catch(() => peers.isHere(peer) || directory.forget(peer));
+    if (spare && !carrier(peer)) reached(peer).catch(() => undefined);
   }
 
   /** Why a peer's new call must be refused, if it must. */

@@ -74,6 +74,8 @@ describe("a call whose link breaks", () => {
   test("goes on over one that is made on demand: same bytes, one run", async () => {
     const stage = await scene();
     const direct = connect(stage.a, stage.b);
+    const ways: (string | undefined)[] = [];
+    stage.a.node.hook("call:end", ({ attempts }) => void ways.push(...attempts.map(({ link }) => link)));
     await quiet();
     direct.tap = ({ message }) => {
       if (message?.type === Type.DATA && message.offset > 100_000) setImmediate(() => direct.cut());
@@ -82,6 +84,7 @@ describe("a call whose link breaks", () => {
     const { outcome, text } = await settle(stage, collect(stage.a.node, chat("m", { stream: true })));
     expect([outcome.status, text === whole, stage.runs, stage.wires.length]).toEqual(["ok", true, 1, 1]);
     expect(models(stage.a)).toHaveLength(1);
+    expect(ways).toEqual(["gossip"]);
   });
 
   test("goes back to the better link when there is one again", async () => {
