@@ -181,8 +181,10 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
         const joined = !peers.isHere(peer);
         const session = peers.enter(peer, Buffer.from(instance).toString("hex"), (own) => begin(peer, own));
         if (me.single) return session;
-        if (session.links.size === 0)
-          for (const old of peers.of(peer)) if (old !== session && old.links.size === 0) old.end();
+        const former = session.links.size > 0 ? [] : peers.of(peer).filter((other) => other !== session);
+        for (const old of former)
+          if (old.links.size === 0) old.end();
+          else directory.lost(peer, true); // what it has told of others it may not know any more
         session.add(me);
         me.outbox.control(closing ? drainMessage() : directory.own());
         for (const other of directory.peers) forward(other, [me]);

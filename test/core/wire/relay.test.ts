@@ -213,6 +213,26 @@ describe("a relay", () => {
   });
 });
 
+test("what a relay has told of others is void when it was started anew, also while its old link lasts", async () => {
+  const p = await wiredNode([provider("p", silent)]);
+  const a = await wiredNode();
+  const spy = rawPeer(p);
+  spy.hello();
+  await quiet();
+  const { blob, signature } = decodeHead(Type.ADVERT, spy.of(Type.ADVERT)[0]?.body as Uint8Array);
+  const relay = rawPeer(a);
+  relay.hello();
+  relay.offer("own");
+  relay.send(encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [relay.identity.peerId] }));
+  await quiet();
+  expect(models(a)).toHaveLength(2);
+  const again = rawPeer(a, { identity: relay.identity });
+  again.hello();
+  await quiet();
+  expect(models(a).every((id) => id.startsWith(relay.identity.peerId))).toBe(true);
+  expect(models(a)).toHaveLength(1);
+});
+
 test("an advert that came through others is refused when its clock is off by more than a minute", async () => {
   const old = await wiredNode([provider("p", silent)]);
   const a = await wiredNode();
