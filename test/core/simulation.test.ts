@@ -3,21 +3,24 @@ import { runInNewContext } from "node:vm";
 import { describe, expect, onTestFinished, test } from "vitest";
 import type { Link, LinkEvents, NodeConfig, Plugin, Transport } from "../../core/index.ts";
 import { Type } from "../../core/wire/codec.ts";
-import { swarm } from "../faults/swarm.ts";
+import { KINDS, swarm, type Kind } from "../faults/swarm.ts";
 import { numbered, simulatedProvider } from "../suites/simulated-provider.ts";
 import { createSimulation, type SimulatedNode, type Simulation } from "../suites/simulation.ts";
 
-/** Seeds that failed once, and what each has found; its smallest form is in wire/moved.test.ts. */
-const KEPT: readonly (readonly [number, string])[] = [
-  [25, "CANCEL for a REQUEST that was lost"],
-  [313, "the same at two providers"],
-  [1260, "a number that was used again was taken for a lie"],
-  [1332, "a number that was used again was never answered"],
-  [1320, "a cancelled call that waited for credit went on for ever"],
-  [1700, "DATA of a request that was asked for anew over another link"],
-  [4131, "a call that was given up with its session ran twice"],
+/** Seeds that failed once, and what each has found; its smallest form is in wire/moved.test.ts or wire/relay.test.ts. */
+const KEPT: readonly (readonly [number, Kind, string])[] = [
+  [25, "direct", "CANCEL for a REQUEST that was lost"],
+  [313, "direct", "the same at two providers"],
+  [1260, "direct", "a number that was used again was taken for a lie"],
+  [1332, "direct", "a number that was used again was never answered"],
+  [1320, "direct", "a cancelled call that waited for credit went on for ever"],
+  [1700, "direct", "DATA of a request that was asked for anew over another link"],
+  [4131, "direct", "a call that was given up with its session ran twice"],
+  [30_012, "fallback", "a RESUME over gossip came behind a later one over a direct link"],
+  [30_038, "relay", "two relays kept a provider that was gone for each other"],
+  [102_929, "relay", "a relay that was started anew was asked for what it had known before"],
 ];
-const FRESH = 200;
+const FRESH = 60;
 
 async function collectGarbage(): Promise<void> {
   setFlagsFromString("--expose-gc");
@@ -181,6 +184,39 @@ describe("a simulation", () => {
     expect(calls.filter((call) => call.deref() !== undefined)).toHaveLength(0);
   });
 
+  test("links on demand through the air, which loses, mixes up and repeats what it carries", async () => {
+    const sim = createSimulation({ seed: 8 });
+    sim.network.air.set({ jitter: 20, loss: 0.1, reorder: 0.3, duplicate: 0.3 });
+    const node = (name: string, plugins: Plugin[]): Promise<SimulatedNode> =>
+      sim.node(name, () => ({ plugins: [...plugins, sim.network.air.transport()] }));
+    const gateway = await node("gateway", []);
+    await node("provider", [simulatedProvider()]);
+    await sim.run(1_000);
+    expect([...gateway.node.peers]).toEqual([]);
+    const reply = sim.ask(gateway, numbered({ chunks: 50 }));
+    await sim.run(() => reply.received > 0);
+    sim.network.air.silence("provider", 400);
+    await sim.run(() => reply.over);
+    expect([reply.outcome?.status, reply.received]).toEqual(["ok", 50 * 64]);
+    expect([...gateway.node.peers].map(({ links }) => links)).toEqual([["gossip"]]);
+    await sim.calm();
+    sim.check();
+  });
+
+  test("gives each call a connection of its own, which goes with it", async () => {
+    const sim = createSimulation({ seed: 10 });
+    const gateway = await sim.node("gateway", { plugins: [] });
+    const provider = await sim.node("provider", { plugins: [simulatedProvider()] });
+    const wire = sim.link(provider, gateway, { perCall: true });
+    await sim.run(500);
+    const replies = [sim.ask(gateway, numbered()), sim.ask(gateway, numbered({ key: "other" }))];
+    await sim.run(() => replies.every(({ received }) => received > 0));
+    expect(wire.open).toBe(3);
+    await sim.calm();
+    expect([wire.open, ...replies.map(({ outcome }) => outcome?.status)]).toEqual([1, "ok", "ok"]);
+    sim.check();
+  });
+
   test("leaves nothing behind when it is closed", async () => {
     const { sim, gateway } = await scene(6);
     sim.ask(gateway, numbered());
@@ -192,24 +228,25 @@ describe("a simulation", () => {
 
 describe("the swarm", () => {
   test("the same seed makes the same trace, another seed another one", async () => {
-    for (const seed of [1, 2, 3, KEPT[0]?.[0] ?? 0]) {
-      const [one, two] = [await swarm(seed), await swarm(seed)];
-      expect(one.sim.trace.length).toBeGreaterThan(100);
-      expect(two.sim.trace).toEqual(one.sim.trace);
-      expect(two.sim.hash).toBe(one.sim.hash);
-      expect((await swarm(seed + 1_000_000)).sim.hash).not.toBe(one.sim.hash);
-    }
+    for (const kind of KINDS)
+      for (const seed of [1, 2, KEPT[0]?.[0] ?? 0]) {
+        const [one, two] = [await swarm(seed, { kind }), await swarm(seed, { kind })];
+        expect(one.sim.trace.length).toBeGreaterThan(50);
+        expect(two.sim.trace).toEqual(one.sim.trace);
+        expect(two.sim.hash).toBe(one.sim.hash);
+        expect((await swarm(seed + 1_000_000, { kind })).sim.hash).not.toBe(one.sim.hash);
+      }
   });
 
-  test.each(KEPT)("seed %i: %s", async (seed) => {
-    expect((await swarm(seed)).flaws).toEqual([]);
+  test.each(KEPT)("seed %i, %s: %s", async (seed, kind) => {
+    expect((await swarm(seed, { kind })).flaws).toEqual([]);
   });
 
-  test(`${FRESH} seeds`, { timeout: 60_000 }, async () => {
+  test.each(KINDS)(`${FRESH} seeds, %s`, { timeout: 60_000 }, async (kind) => {
     const from = 2_000_000;
     const found: string[] = [];
     for (let seed = from; seed < from + FRESH; seed++)
-      for (const flaw of (await swarm(seed, { trace: false })).flaws) found.push(`seed ${seed}: ${flaw}`);
+      for (const flaw of (await swarm(seed, { kind, trace: false })).flaws) found.push(`seed ${seed}: ${flaw}`);
     expect(found).toEqual([]);
   });
 });
