@@ -1,8 +1,13 @@
+import type { Runtime } from "../runtime.ts";
 import { createNumbers, type CallNumbers } from "./numbers.ts";
 import type { Session } from "./session.ts";
 
-/** Instances whose call numbers are remembered beyond their session; the oldest are forgotten. */
-const NUMBERS_KEPT = 10_000;
+/**
+ * The call numbers of a session that is over are remembered for so long, ms, and for so many at most: the other side may
+ * have it a while longer, since each knows by itself when links and calls are gone.
+ */
+const KEPT = 600_000;
+const MOST = 10_000;
 
 /** Sessions by peer and by instance, the newest last: it is the one that new calls go to. */
 export interface Peers {
@@ -18,19 +23,25 @@ export interface Peers {
   readonly ids: Iterable<string>;
 }
 
-export function createPeers(): Peers {
+export function createPeers(runtime: Runtime): Peers {
   const peers = new Map<string, Map<string, Session>>();
-  /** The peer may still know the numbers of a session that is over here. */
-  const numbers = new Map<string, CallNumbers>();
+  const former = new Map<string, { readonly own: CallNumbers; readonly since: number }>();
   const of = (peer: string): Session[] => [...(peers.get(peer)?.values() ?? [])];
   const isHere = (peer: string): boolean => of(peer).some((session) => session.links.size > 0);
 
   function numbersOf(key: string): CallNumbers {
-    const found = numbers.get(key) ?? { next: 1, seen: createNumbers() };
-    numbers.delete(key);
-    numbers.set(key, found);
-    if (numbers.size > NUMBERS_KEPT) numbers.delete(numbers.keys().next().value as string);
-    return found;
+    const { own } = former.get(key) ?? { own: { next: 1, seen: createNumbers() } };
+    former.delete(key);
+    return own;
+  }
+
+  function remember(key: string, own: CallNumbers): void {
+    const now = runtime.now();
+    former.set(key, { own, since: now });
+    for (const [oldest, { since }] of former) {
+      if (former.size <= MOST && now - since < KEPT) break;
+      former.delete(oldest);
+    }
   }
 
   return {
@@ -46,7 +57,11 @@ export function createPeers(): Peers {
     },
     leave(peer, session) {
       const instances = peers.get(peer);
-      for (const [instance, each] of instances ?? []) if (each === session) instances?.delete(instance);
+      for (const [instance, each] of instances ?? []) {
+        if (each !== session) continue;
+        instances?.delete(instance);
+        remember(`${peer}/${instance}`, session.numbers);
+      }
       if (instances?.size === 0) peers.delete(peer);
     },
     newest(peer) {

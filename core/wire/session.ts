@@ -39,6 +39,7 @@ export interface SessionEnds {
 /** All that this node shares with one instance of another: their links, and the calls that run over them. */
 export interface Session {
   readonly peer: string;
+  readonly numbers: CallNumbers;
   readonly links: ReadonlySet<AttachedLink>;
   /** Calls of the peer that run here. */
   readonly answering: number;
@@ -152,6 +153,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
 
   const session: Session = {
     peer,
+    numbers: own,
     links,
     get answering() {
       return running;

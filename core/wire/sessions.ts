@@ -29,7 +29,7 @@ export interface Sessions {
 
 export function createSessions(kernel: WireKernel, load: () => number, transports: readonly Transport[]): Sessions {
   const { runtime, hooks, settings } = kernel;
-  const peers = createPeers();
+  const peers = createPeers(runtime);
   const links = new Set<AttachedLink>();
   const sealings = new Set<Sealing>();
   const shunned = createShunned(runtime);
