@@ -109,12 +109,12 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     };
   }
 
-  /** What is listed can be called: who cannot be reached is not, until it is heard again. */
+  /** What is listed can be called: who cannot be reached is not, until it is heard again. A link may only be silent. */
   async function reached(peer: string): Promise<Session> {
     try {
       return await reach.to(peer);
     } catch (error) {
-      if (!carrier(peer)) directory.forget(peer);
+      if (![peer, ...directory.ways(peer)].some(peers.isHere)) directory.forget(peer);
       throw error;
     }
   }

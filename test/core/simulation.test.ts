@@ -19,6 +19,7 @@ const KEPT: readonly (readonly [number, Kind, string])[] = [
   [69, "fallback", "a RESUME over gossip came behind a later one over a direct link"],
   [400, "fallback", "so did a REQUEST that had been asked anew"],
   [30_038, "relay", "two relays kept a provider that was gone for each other"],
+  [259, "relay", "a call over a silent link made its peer unlisted for ten seconds"],
   [89, "relay", "a relay that was started anew was asked for what it had known before"],
 ];
 const FRESH = 60;

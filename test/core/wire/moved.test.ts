@@ -284,3 +284,17 @@ describe("a call keeps its link when what was sent before over another one arriv
     expect([Number(text) > 100_000, outcome.status]).toEqual([true, "ok"]);
   });
 });
+
+test("a peer whose only link is silent stays listed when a call does not reach it", async () => {
+  const stage = await scene();
+  const wire = connect(stage.a, stage.b);
+  await quiet();
+  wire.tap = () => "hold";
+  for (let waited = 0; waited < 2_000; waited += 500) await stage.a.runtime.advance(500);
+  expect((await ask(stage)).outcome.error?.code).toBe("NETWORK_ERROR");
+  wire.tap = () => "pass";
+  wire.release();
+  await quiet();
+  await stage.a.runtime.advance(500);
+  expect((await ask(stage)).outcome.status).toBe("ok");
+});

@@ -67,6 +67,19 @@ describe("a relay", () => {
     expect([a, r, second].map(models)).toEqual([[], [], []]);
   });
 
+  test("that is only silent is still a way to its peers when it is heard again", async () => {
+    const { a, p, near } = await scene((_, out) => void out.send("x"));
+    near.tap = () => "hold";
+    for (let waited = 0; waited < 2_000; waited += 500) await a.runtime.advance(500);
+    expect((await collect(a.node, chat("m"))).outcome.error?.code).toBe("NETWORK_ERROR");
+    near.tap = () => "pass";
+    near.release();
+    await quiet();
+    await a.runtime.advance(500);
+    expect(models(a)).toEqual([`${p.node.id}/p/m`]);
+    expect((await collect(a.node, chat("m"))).outcome.status).toBe("ok");
+  });
+
   test("is off by default", async () => {
     const { a } = await scene(undefined, RESUME);
     expect(models(a)).toEqual([]);
