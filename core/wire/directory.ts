@@ -171,6 +171,8 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
       for (const other of [...(carried.get(peer) ?? [])])
         if (spare && other === peer) unlink(other, peer);
         else drop(other, peer);
+      // It was spared before, and nothing came of it.
+      if (!spare && known.get(peer)?.ways.size === 0) forget(peer);
     },
     drop,
     forget,

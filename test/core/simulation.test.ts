@@ -16,6 +16,7 @@ const KEPT: readonly (readonly [number, Kind, string])[] = [
   [1320, "direct", "a cancelled call that waited for credit went on for ever"],
   [1700, "direct", "DATA of a request that was asked for anew over another link"],
   [4131, "direct", "a call that was given up with its session ran twice"],
+  [15_719, "direct", "a peer that was started anew and left again stayed listed"],
   [69, "fallback", "a RESUME over gossip came behind a later one over a direct link"],
   [400, "fallback", "so did a REQUEST that had been asked anew"],
   [30_038, "relay", "two relays kept a provider that was gone for each other"],

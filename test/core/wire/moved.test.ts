@@ -298,3 +298,19 @@ test("a peer whose only link is silent stays listed when a call does not reach i
   await stage.a.runtime.advance(500);
   expect((await ask(stage)).outcome.status).toBe("ok");
 });
+
+test("a peer that was started anew and left again is not listed when its old link is gone, too", async () => {
+  const node = await wiredNode();
+  const old = rawPeer(node);
+  old.hello();
+  old.offer("m");
+  await quiet();
+  expect([...node.node.targets]).toHaveLength(1);
+  const anew = rawPeer(node, { identity: old.identity });
+  anew.hello();
+  await quiet();
+  anew.leave();
+  old.leave();
+  await quiet();
+  expect([...node.node.targets]).toEqual([]);
+});
