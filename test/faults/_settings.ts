@@ -34,7 +34,8 @@ export interface Rules {
   readonly known: number;
 }
 
-export function rules(kind: Kind): Rules {
+export function rules(kind: Kind, small: boolean): Rules {
+  if (small) return { ...rules(kind, false), storm: 1_200, calls: [2, 6], faults: [1, 4], chunks: 10, away: 1_000 };
   // Seeds that are kept have found something under these.
   if (kind === "direct")
     return { storm: 4_000, calls: [8, 22], faults: [1, 10], chunks: 30, settle: 1_000, away: 3_000, known: 15_000 };
@@ -70,7 +71,13 @@ export interface Setting {
 
 type Plant = (name: string, config: NodeConfig, sim: Simulation) => NodeConfig;
 
-export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: Plant): Promise<Setting> {
+export async function setting(
+  kind: Kind,
+  small: boolean,
+  sim: Simulation,
+  dice: Dice,
+  plant?: Plant,
+): Promise<Setting> {
   const { between, some, chance } = dice;
   const { network } = sim;
   const resume = some([0, 500, 1_500, 1_500]);
@@ -119,7 +126,7 @@ export async function setting(kind: Kind, sim: Simulation, dice: Dice, plant?: P
     relays.push(relay);
     ways.set(relay, own);
   }
-  const count = kind === "direct" ? between(2, 5) : between(1, 3);
+  const count = small ? between(1, 2) : kind === "direct" ? between(2, 5) : between(1, 3);
   for (let i = 0; i < count; i++) {
     const options = {
       firstChunk: between(1, 100),

@@ -1,10 +1,10 @@
 // The swarm for many seeds: node test/faults/seeds.ts --from 1 --count 100000 --workers 2, or --seed 7 --trace. Each seed
-// has a kind of its own, unless --kind names one for all.
+// has a kind of its own, unless --kind names one for all; four of five are small, unless --large is said.
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import type { RunSection } from "./_section.ts";
-import { kindOf, KINDS, swarm, type Kind } from "./swarm.ts";
+import { isSmall, kindOf, KINDS, swarm, type Kind } from "./swarm.ts";
 
 /** Seeds that a worker takes at a time. */
 const BATCH = 50;
@@ -17,6 +17,8 @@ interface Batch {
   readonly from: number;
   readonly count: number;
   readonly kind: Kind | undefined;
+  /** All are large. */
+  readonly large: boolean;
 }
 
 interface Found {
@@ -25,12 +27,12 @@ interface Found {
   readonly flaws: readonly string[];
 }
 
-async function flawsOf(seed: number, kind: Kind): Promise<readonly string[]> {
+async function flawsOf(seed: number, kind: Kind, small: boolean): Promise<readonly string[]> {
   const strays: unknown[] = [];
   const stray = (error: unknown): void => void strays.push(error);
   process.on("unhandledRejection", stray);
   try {
-    const { flaws } = await swarm(seed, { kind, trace: false });
+    const { flaws } = await swarm(seed, { kind, small, trace: false });
     // Rejections are reported at the end of a turn.
     await new Promise(setImmediate);
     return [...flaws, ...strays.map((error) => `nobody caught ${String(error)}`)];
@@ -43,11 +45,11 @@ async function flawsOf(seed: number, kind: Kind): Promise<readonly string[]> {
 
 function work(): void {
   Error.stackTraceLimit = 0; // errors are the rule here, and a stack is most of what one costs
-  parentPort?.on("message", async ({ from, count, kind: all }: Batch) => {
+  parentPort?.on("message", async ({ from, count, kind: all, large }: Batch) => {
     const found: Found[] = [];
     for (let seed = from; seed < from + count; seed++) {
       const kind = all ?? kindOf(seed);
-      const flaws = await flawsOf(seed, kind);
+      const flaws = await flawsOf(seed, kind, !large && isSmall(seed));
       if (flaws.length > 0) found.push({ seed, kind, flaws });
     }
     // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
@@ -55,10 +57,10 @@ function work(): void {
   });
 }
 
-async function show(seed: number, kind: Kind, lines: number): Promise<boolean> {
-  const { sim, flaws } = await swarm(seed, { kind });
+async function show(seed: number, kind: Kind, small: boolean, lines: number): Promise<boolean> {
+  const { sim, flaws } = await swarm(seed, { kind, small });
   for (const line of sim.trace.slice(-lines)) console.log(line);
-  console.log(`seed ${seed}, ${kind}: ${sim.trace.length} lines, ${sim.hash}`);
+  console.log(`seed ${seed}, ${kind}, ${small ? "small" : "large"}: ${sim.trace.length} lines, ${sim.hash}`);
   for (const flaw of flaws) console.log(`  FLAW ${flaw}`);
   return flaws.length === 0;
 }
@@ -67,7 +69,7 @@ async function show(seed: number, kind: Kind, lines: number): Promise<boolean> {
 export const run: RunSection = async ({ full, say }) => {
   const [count, within] = full ? [100_000, 600] : [300, undefined];
   const began = performance.now();
-  const found = await runAll({ from: 1, count, kind: undefined }, 2, say);
+  const found = await runAll({ from: 1, count, kind: undefined, large: false }, 2, say);
   const seconds = (performance.now() - began) / 1_000;
   return [
     {
@@ -81,7 +83,11 @@ export const run: RunSection = async ({ full, say }) => {
 };
 
 /** Resolves with all that was found. */
-async function runAll({ from, count, kind }: Batch, workers: number, say: (text: string) => void): Promise<Found[]> {
+async function runAll(
+  { from, count, kind, large }: Batch,
+  workers: number,
+  say: (text: string) => void,
+): Promise<Found[]> {
   const began = performance.now();
   const all: Found[] = [];
   let next = from;
@@ -99,11 +105,11 @@ async function runAll({ from, count, kind }: Batch, workers: number, say: (text:
   const one = (): Promise<void> =>
     new Promise((resolve, reject) => {
       const worker = new Worker(fileURLToPath(import.meta.url));
-      let batch: Batch = { from: next, count: 0, kind };
+      let batch: Batch = { from: next, count: 0, kind, large };
       const give = (): void => {
         const left = from + count - next;
         if (left <= 0) return void worker.terminate().then(() => resolve());
-        batch = { from: next, count: Math.min(BATCH, left), kind };
+        batch = { from: next, count: Math.min(BATCH, left), kind, large };
         next += batch.count;
         // oxlint-disable-next-line unicorn/require-post-message-target-origin -- not a window
         worker.postMessage(batch);
@@ -130,6 +136,7 @@ async function main(): Promise<void> {
       count: { type: "string", default: "1000" },
       seed: { type: "string" },
       kind: { type: "string" },
+      large: { type: "boolean", default: false },
       trace: { type: "boolean", default: false },
       workers: { type: "string", default: "2" },
     },
@@ -138,18 +145,18 @@ async function main(): Promise<void> {
   if (values.kind !== undefined && kind === undefined) throw new Error(`The kinds are ${KINDS.join(", ")}.`);
   if (values.seed !== undefined) {
     const seed = Number(values.seed);
-    const well = await show(seed, kind ?? kindOf(seed), values.trace ? Infinity : TAIL);
+    const well = await show(seed, kind ?? kindOf(seed), !values.large && isSmall(seed), values.trace ? Infinity : TAIL);
     process.exitCode = well ? 0 : 1;
     return;
   }
   const found = await runAll(
-    { from: Number(values.from), count: Number(values.count), kind },
+    { from: Number(values.from), count: Number(values.count), kind, large: values.large },
     Number(values.workers),
     console.log,
   );
   const [first] = found;
   if (first === undefined) return;
-  await show(first.seed, first.kind, TAIL);
+  await show(first.seed, first.kind, !values.large && isSmall(first.seed), TAIL);
   console.log(`seeds with flaws: ${found.map(({ seed }) => seed).join(" ")}`);
   process.exitCode = 1;
 }

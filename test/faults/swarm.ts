@@ -11,6 +11,8 @@ export { KINDS, type Kind };
 export interface SwarmOptions {
   /** How the nodes are linked. Default "direct" */
   kind?: Kind;
+  /** A few calls, a few faults, at most two providers: half the cost, for breadth. Default false */
+  small?: boolean;
   trace?: boolean;
   /** Changes what a node starts with, to plant a defect. */
   plant?: (name: string, config: NodeConfig, sim: Simulation) => NodeConfig;
@@ -25,12 +27,15 @@ export interface Swarm {
  * One gateway with a router, a few providers, calls, and faults for a while; then calm, a call to each provider that is
  * there, and the end. Everything follows from the seed and the kind.
  */
-export async function swarm(seed: number, { kind = "direct", trace = true, plant }: SwarmOptions = {}): Promise<Swarm> {
+export async function swarm(
+  seed: number,
+  { kind = "direct", small = false, trace = true, plant }: SwarmOptions = {},
+): Promise<Swarm> {
   const sim = createSimulation({ seed, trace });
   const dice = roll(sim.random(kind === "direct" ? "swarm" : kind));
   const { between, some, chance } = dice;
-  const { storm, calls, faults, chunks, settle, known, away: within } = rules(kind);
-  const { resume, gateway, providers, relays, isThere, ways, lead } = await setting(kind, sim, dice, plant);
+  const { storm, calls, faults, chunks, settle, known, away: within } = rules(kind, small);
+  const { resume, gateway, providers, relays, isThere, ways, lead } = await setting(kind, small, sim, dice, plant);
   let away = 0; // nodes that will be started anew
   await sim.run(lead);
 
@@ -120,6 +125,11 @@ function peersOf({ node }: SimulatedNode): Set<string> {
 /** The kind that a seed has unless one is named. */
 export function kindOf(seed: number): Kind {
   return roll(randomOf(seed, "kind")).some(KINDS);
+}
+
+/** Four of five are small. */
+export function isSmall(seed: number): boolean {
+  return seed % 5 !== 0;
 }
 
 interface Suffering {
