@@ -35,7 +35,7 @@ export interface Rules {
 }
 
 export function rules(kind: Kind, small: boolean): Rules {
-  if (small) return { ...rules(kind, false), storm: 1_200, calls: [2, 6], faults: [1, 4], chunks: 10, away: 1_000 };
+  if (small) return { ...rules(kind, false), storm: 1_000, calls: [2, 5], faults: [1, 3], chunks: 8, away: 1_000 };
   // Seeds that are kept have found something under these.
   if (kind === "direct")
     return { storm: 4_000, calls: [8, 22], faults: [1, 10], chunks: 30, settle: 1_000, away: 3_000, known: 15_000 };

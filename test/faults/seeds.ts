@@ -1,5 +1,5 @@
 // The swarm for many seeds: node test/faults/seeds.ts --from 1 --count 100000 --workers 2, or --seed 7 --trace. Each seed
-// has a kind of its own, unless --kind names one for all; four of five are small, unless --large is said.
+// has a kind of its own, unless --kind names one for all; nine of ten are small, unless --large is said.
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { isMainThread, parentPort, Worker } from "node:worker_threads";

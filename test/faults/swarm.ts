@@ -127,9 +127,9 @@ export function kindOf(seed: number): Kind {
   return roll(randomOf(seed, "kind")).some(KINDS);
 }
 
-/** Four of five are small. */
+/** Nine of ten are small. */
 export function isSmall(seed: number): boolean {
-  return seed % 5 !== 0;
+  return seed % 10 !== 0;
 }
 
 interface Suffering {
