@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { MAX_CHUNK, openIdentity, type Handler, type Link, type LinkCaps } from "../../../core/index.ts";
+import { encodeHead, encodeMessage, Type } from "../../../core/wire/codec.ts";
 import { Cover, greet, reply } from "../../../core/wire/handshake.ts";
 import { provider } from "../../kit/local.ts";
-import { connect, pass, quiet, until, wiredNode, type Passing, type Wire, type WiredNode } from "../../kit/pair.ts";
+import { connect, pass, quiet, wiredNode, type Passing, type Wire, type WiredNode } from "../../kit/pair.ts";
 import { chat, collect, type Collected } from "../../suites/build.ts";
 
 /** What gossip gives. */
@@ -299,7 +300,6 @@ test("a link made on demand is closed by its dialler after 60 s without a call, 
   };
   const [mine, theirs] = [link(true), link(false)];
   const ends = [mine, theirs].map((each) => ({ ...each, events: stage.a.accept(each.link) }));
-  const { encodeHead, encodeMessage, Type } = await import("../../../core/wire/codec.ts");
   const hello = {
     v: 1,
     peer: stage.b.node.id,
@@ -316,5 +316,4 @@ test("a link made on demand is closed by its dialler after 60 s without a call, 
   await stage.a.runtime.advance(1_000);
   await quiet();
   expect([mine.closed(), theirs.closed()]).toEqual([1, 0]);
-  await until(() => true);
 });
