@@ -29,15 +29,14 @@ export interface Reach {
 export function createReach(transports: readonly Transport[], runtime: Runtime): Reach {
   const trying = new Map<string, PromiseWithResolvers<Session> & { expire?: (why: Error) => void }>();
   const resting = new Map<string, number>();
-  const controller = new AbortController();
-
+  let closed = false;
   const able = transports.filter(({ reach }) => reach !== undefined);
 
   async function attempt(peer: string, pending: NonNullable<ReturnType<typeof trying.get>>): Promise<void> {
     const { promise, reject } = pending;
     let why = "no transport can reach it";
     for (const transport of able) {
-      if (controller.signal.aborted) break;
+      if (closed) break;
       const late = new AbortController();
       const { promise: overdue, reject: expire } = Promise.withResolvers<never>();
       overdue.catch(() => undefined);
@@ -67,7 +66,7 @@ export function createReach(transports: readonly Transport[], runtime: Runtime):
     to(peer) {
       const running = trying.get(peer);
       if (running) return running.promise;
-      if (able.length === 0 || controller.signal.aborted || (resting.get(peer) ?? 0) > runtime.now())
+      if (able.length === 0 || closed || (resting.get(peer) ?? 0) > runtime.now())
         return Promise.reject(unreachable("there is no link to it right now"));
       const pending = Promise.withResolvers<Session>();
       pending.promise.catch(() => undefined); // who asked has seen it, or has gone
@@ -82,7 +81,10 @@ export function createReach(transports: readonly Transport[], runtime: Runtime):
     },
     news: (peer) => void resting.delete(peer),
     failed: (peer, why) => trying.get(peer)?.expire?.(new Error(why)),
-    close: () => controller.abort(),
+    close() {
+      closed = true;
+      for (const { expire } of trying.values()) expire?.(new Error("the node is closing"));
+    },
   };
 }
 

@@ -231,3 +231,21 @@ test("the models of a peer whose last link broke are gone at once when it cannot
   direct.cut();
   await until(() => models(stage.a).length === 0);
 });
+
+test("a node that closes while it waits for a link leaves no timer of that behind", async () => {
+  const stage = await scene();
+  await stage.b.runtime.advance(10_500);
+  stage.far.said.forEach((message) => stage.near.heard(message));
+  let left: AbortSignal | undefined;
+  stage.near.reach = () => new Promise(() => undefined);
+  const plugin = stage.near.plugin.transport;
+  if (plugin) plugin.reach = (_, signal) => ((left = signal), stage.near.reach(""));
+  const asked = collect(stage.a.node, chat("m"));
+  await quiet();
+  const closed = stage.a.node.close();
+  await quiet();
+  await stage.a.runtime.advance(100); // `drain` is 0
+  await closed;
+  expect((await asked).outcome.status).toBe("error");
+  expect([left?.aborted, stage.a.runtime.pending]).toEqual([true, 0]);
+});
