@@ -51,6 +51,8 @@ export interface Call {
   readonly bytes: number;
   /** Added to the head of the answer (X-Aimo-…, RateLimit). */
   readonly headers: Headers;
+  /** Set by a router: the next target is asked too when nothing of substance came after so many ms. */
+  hedgeAfter?: number;
 }
 
 /** How a call ended, told exactly once. */

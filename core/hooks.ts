@@ -1,4 +1,4 @@
-import type { Call, Origin, Outcome, Scope } from "./call.ts";
+import type { Attempt, Call, Origin, Outcome, Scope } from "./call.ts";
 import { AimoError } from "./error.ts";
 import type { ErrorFrame, HeartbeatFrame, Receipt, RequestFrame, ResponseFrame, StreamChunkFrame } from "./frame.ts";
 import type { AimoNode } from "./node.ts";
@@ -23,6 +23,8 @@ export interface NodeHooks {
   "call:route": (call: Call, order: readonly Target[]) => Awaitable<void>;
   /** A throw skips this target. */
   "call:attempt": (call: Call, target: Target) => Awaitable<void>;
+  /** An attempt has ended, well or not: what routers learn from. `attempt.error` says how; one that was cancelled says nothing of its target. */
+  "call:attempted": (call: Call, target: Target, attempt: Attempt) => void;
   /** Each receipt that a call got: of attempts that failed too, and, after its end, of a reply that was cancelled. */
   "call:receipt": (receipt: Receipt, call: Call) => void;
   /** Exactly once for every call whose `call:start` began. */
@@ -57,6 +59,7 @@ const NAMES = [
   "call:start",
   "call:route",
   "call:attempt",
+  "call:attempted",
   "call:receipt",
   "call:end",
   "frame:request",

@@ -43,6 +43,7 @@ export { checkOptions, defineConfig, type NodeConfig, type Settings, type Standa
 export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";
+export type { Decision, Step } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";
 
 // For transports over byte streams, and for whoever checks a receipt.

@@ -5,8 +5,9 @@ import { AimoError, whereOf } from "./error.ts";
 import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
-import type { Awaitable, OpenCall, Target } from "./parts.ts";
+import type { Awaitable, NewRequest, OpenCall, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
+import type { Decision } from "./route.ts";
 import { loadPlugins, type NodeServices, type Plugin, type ServiceName } from "./plugin.ts";
 import { systemRuntime, type Runtime } from "./runtime.ts";
 import { createBudget, createKept } from "./wire/budget.ts";
@@ -41,6 +42,8 @@ export interface AimoNode extends AsyncDisposable {
   admit(origin: Origin, scope: Scope): Awaitable<void>;
   /** Where frontends, embedders and tests bring a request in. */
   readonly open: OpenCall;
+  /** What the routers would decide now, and by which figures. Asks nobody; a router that takes turns may take one. */
+  route(request: NewRequest, origin?: Origin): Decision;
   log(level: LogLevel, message: string, fields?: LogFields): void;
   /** Frontends stop accepting, calls drain (`config.drain` ms), then transports and plugins close, in reverse. */
   close(): Promise<void>;
@@ -119,6 +122,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     find: (name) => services.get(name) as NodeServices[typeof name] | undefined,
     admit,
     open: pipeline.open,
+    route: (request, origin = { kind: "local", via: "route", headers: {} }) => pipeline.route(request, origin),
     log,
     close: () => (closing ??= closeAll()),
     [Symbol.asyncDispose]: () => node.close(),

@@ -78,8 +78,8 @@ export interface Provider {
 /** Narrows or orders. Routers run as a chain in plugin order; the last has the last word. Must not change `targets`. */
 export interface Router {
   select(targets: readonly Target[], request: Readonly<RequestFrame>, call: Call): Iterable<Target>;
-  /** The figures behind the decision. */
-  explain?(target: Target): Record<string, string | number>;
+  /** The figures behind the decision, for `node.route` and `aimo route`: of a target that `select` was given just before. */
+  explain?(target: Target, request: Readonly<RequestFrame>): Record<string, string | number>;
 }
 
 export type NewRequest = Pick<RequestFrame, "type" | "contentType" | "body"> &

@@ -1,5 +1,5 @@
 import { AttemptCall } from "./attempt-call.ts";
-import type { Call, Outcome } from "./call.ts";
+import type { Call, Origin, Outcome } from "./call.ts";
 import type { Catalog } from "./catalog.ts";
 import type { Settings } from "./config.ts";
 import { AimoError, toFrame, whereOf } from "./error.ts";
@@ -7,9 +7,9 @@ import type { RequestFrame } from "./frame.ts";
 import { openGate, type Verdict } from "./gate.ts";
 import type { Identity } from "./identity.ts";
 import type { Hooks, Listeners } from "./listeners.ts";
-import type { LiveAttempt, OpenCall, Sink, Target } from "./parts.ts";
+import type { LiveAttempt, NewRequest, OpenCall, Sink, Target } from "./parts.ts";
 import { counting, createCall, createRequest, type LiveCall } from "./live-call.ts";
-import { order, take, type NamedRouter } from "./route.ts";
+import { decide, order, take, type Decision, type NamedRouter } from "./route.ts";
 import type { Runtime } from "./runtime.ts";
 import { learn } from "./stats.ts";
 import { createSeal, sha256 } from "./wire/receipt.ts";
@@ -26,6 +26,8 @@ export interface Kernel {
 
 export interface Pipeline {
   readonly open: OpenCall;
+  /** What the routers would decide now, without asking anyone. */
+  route(request: NewRequest, origin: Origin): Decision;
   readonly calls: Iterable<Call>;
   /** Open calls. */
   readonly size: number;
@@ -179,11 +181,17 @@ export function createPipeline(kernel: Kernel): Pipeline {
     const verdict = await gate.verdict;
     call.signal.removeEventListener("abort", giveUp);
     done?.(call.chunks - chunksBefore);
+    if (done) listeners.tell("call:attempted", call, target, record);
     return verdict;
   }
 
   return {
     open,
+    route(newRequest, origin) {
+      const request = createRequest(newRequest, identity.peerId, runtime);
+      const call = createCall(request, origin, new AbortController().signal, 0);
+      return decide(routers, () => catalog.find(request, origin), request, call);
+    },
     get calls() {
       return calls.keys();
     },

@@ -8,6 +8,54 @@ export interface NamedRouter {
   readonly router: Router;
 }
 
+/** What one router did: the targets it left, in its order, with its figures. */
+export interface Step {
+  readonly router: string;
+  readonly targets: readonly { readonly id: string; readonly figures: Readonly<Record<string, string | number>> }[];
+}
+
+/** A decision of the routers, step by step. With `error`: no target was left, or a router failed. */
+export interface Decision {
+  readonly model?: string;
+  /** Ids, in the catalog's order. */
+  readonly candidates: readonly string[];
+  readonly steps: readonly Step[];
+  readonly error?: AimoError;
+}
+
+/** Runs the routers as a call would, each to its end, and asks them for their figures. Never throws. */
+export function decide(
+  routers: readonly NamedRouter[],
+  find: () => readonly Target[],
+  request: Readonly<RequestFrame>,
+  call: Call,
+): Decision {
+  const steps: Step[] = [];
+  let candidates: readonly Target[] = [];
+  const decision = (error?: AimoError): Decision => ({
+    ...(request.model !== undefined && { model: request.model }),
+    candidates: candidates.map(({ id }) => id),
+    steps,
+    ...(error && { error }),
+  });
+  try {
+    candidates = find();
+    let left = candidates;
+    for (const named of routers) {
+      const { plugin, router } = named;
+      left = [...order([named], left, request, call)];
+      const figures = (target: Target): Record<string, string | number> => router.explain?.(target, request) ?? {};
+      steps.push({
+        router: plugin,
+        targets: guarded(plugin, () => left.map((target) => ({ id: target.id, figures: figures(target) }))),
+      });
+    }
+    return decision();
+  } catch (error) {
+    return decision(AimoError.from(error));
+  }
+}
+
 /**
  * The targets in the order in which they are to be tried. Each router gets what the one before returned; the last is
  * pulled lazily. Throws NO_PROVIDER naming the router that dropped the last target, PLUGIN_FAILED for one that breaks

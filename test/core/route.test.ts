@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Router, Target } from "../../core/index.ts";
-import { order, take } from "../../core/route.ts";
+import { decide, order, take } from "../../core/route.ts";
 import { call, request, target } from "../suites/index.ts";
 
 const [a, b, c] = ["a", "b", "c"].map((peer) => target({ peer })) as [Target, Target, Target];
@@ -76,5 +76,51 @@ describe("a router that breaks the contract is named", () => {
       expect.objectContaining({ code: "NO_PROVIDER", message: expect.stringContaining(who) });
     expect(() => peers(route(keep, none))).toThrow(dropped("router-2"));
     expect(() => peers(route(none, keep))).toThrow(dropped("router-1"));
+  });
+});
+
+describe("a decision", () => {
+  const explained = (name: string, select: Router["select"]) => ({
+    plugin: name,
+    router: { select, explain: ({ peer }: Target) => ({ peer }) },
+  });
+
+  it("shows what each router left, in its order, with its figures", () => {
+    const routers = [
+      explained("router-narrow", (targets) => targets.filter((one) => one !== b)),
+      ...named((targets) => targets.toReversed()),
+    ];
+    const { candidates, steps, error } = decide(routers, () => all, request({ model: "m" }), call());
+    expect(candidates).toEqual(all.map(({ id }) => id));
+    expect(steps).toEqual([
+      {
+        router: "router-narrow",
+        targets: [
+          { id: a.id, figures: { peer: "a" } },
+          { id: c.id, figures: { peer: "c" } },
+        ],
+      },
+      {
+        router: "router-1",
+        targets: [
+          { id: c.id, figures: {} },
+          { id: a.id, figures: {} },
+        ],
+      },
+    ]);
+    expect(error).toBeUndefined();
+  });
+
+  it("ends with the error of the router that left nothing, and with what came before it", () => {
+    const routers = [explained("router-all", (targets) => targets), ...named(() => [])];
+    const { steps, error } = decide(routers, () => all, request(), call());
+    expect(steps.map(({ router }) => router)).toEqual(["router-all"]);
+    expect(error).toMatchObject({ code: "NO_PROVIDER" });
+  });
+
+  it("names a router whose figures fail", () => {
+    const broken = { select: (targets: readonly Target[]) => targets, explain: () => JSON.parse("{") as never };
+    const { error } = decide([{ plugin: "router-broken", router: broken }], () => all, request(), call());
+    expect(error).toMatchObject({ code: "PLUGIN_FAILED", data: { plugin: "router-broken" } });
   });
 });
