@@ -42,6 +42,8 @@ const DOUBLED = 30_000;
 /** Refusals within this time are one. ms */
 const BURST = 1_000;
 
+const UNKNOWN = { failing: 0, isAbove: false };
+
 export function createExperience(): Experience {
   const known = new Map<string, Seen>();
 
@@ -67,7 +69,7 @@ export function createExperience(): Experience {
     askedAt: (id) => known.get(id)?.askedAt ?? 0,
     of(id, now) {
       const seen = known.get(id);
-      if (seen === undefined) return { failing: 0, isAbove: false };
+      if (seen === undefined) return UNKNOWN;
       const failing = failingOf(seen, now);
       if (seen.cap === undefined) return { failing, isAbove: false };
       const cap = seen.cap * (1 + ((now - seen.cutAt) / DOUBLED) ** 3);
