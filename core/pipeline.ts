@@ -5,7 +5,7 @@ import type { Settings } from "./config.ts";
 import { AimoError, toFrame } from "./error.ts";
 import type { Verdict } from "./gate.ts";
 import type { Identity } from "./identity.ts";
-import type { Hooks, Listeners } from "./listeners.ts";
+import type { Hooks } from "./listeners.ts";
 import { counting, createCall, createRequest, tellServer, type LiveCall } from "./live-call.ts";
 import type { NewRequest, OpenCall, Target } from "./parts.ts";
 import { decide, order, type Decision, type NamedRouter } from "./route.ts";
