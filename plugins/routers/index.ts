@@ -1,4 +1,6 @@
+export { breaker, type BreakerOptions } from "./breaker.ts";
 export { first } from "./first.ts";
+export { hedge, type HedgeOptions } from "./hedge.ts";
 export { latency, type LatencyOptions } from "./latency.ts";
 export { leastLoaded } from "./least-loaded.ts";
 export { price, type PriceOptions } from "./price.ts";

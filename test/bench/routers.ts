@@ -1,5 +1,16 @@
 import type { PluginList } from "../../core/index.ts";
-import { first, latency, leastLoaded, price, random, roundRobin, score, sticky } from "../../plugins/routers/index.ts";
+import {
+  breaker,
+  first,
+  hedge,
+  latency,
+  leastLoaded,
+  price,
+  random,
+  roundRobin,
+  score,
+  sticky,
+} from "../../plugins/routers/index.ts";
 import { createSimulation } from "../suites/simulation.ts";
 import { progress } from "../faults/_section.ts";
 import { market, MODEL, PROMPT, seller, TOKENS, TYPE, type Seller } from "./_market.ts";
@@ -19,8 +30,11 @@ time: the same seed gives the same table on any machine.
 
 const STRATEGIES: Readonly<Record<string, () => PluginList>> = {
   "score()": () => [score()],
+  "breaker(), score()": () => [breaker(), score()],
+  "breaker(), hedge(), score()": () => [breaker(), hedge(), score()],
   "price()": () => [price()],
   "latency()": () => [latency()],
+  "breaker(), latency()": () => [breaker(), latency()],
   "leastLoaded()": () => [leastLoaded()],
   "sticky()": () => [sticky()],
   "roundRobin()": () => [roundRobin()],
