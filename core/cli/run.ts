@@ -1,8 +1,9 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { admin } from "../../plugins/frontends/admin.ts";
 import type { NodeConfig } from "../config.ts";
 import { createNode, type AimoNode } from "../node.ts";
-import type { Plugin } from "../plugin.ts";
+import { flatten, type Plugin, type PluginList } from "../plugin.ts";
 
 export interface RunOptions {
   readonly json?: boolean | undefined;
@@ -44,7 +45,9 @@ export async function run(
     else pending.push(line); // `ready` is the first line
   };
   // What is no list must reach the check of the config as it is.
-  const plugins = json && Array.isArray(config.plugins) ? [events(emit), config.plugins] : config.plugins;
+  const plugins = Array.isArray(config.plugins)
+    ? [json && events(emit), config.plugins, asked(config.plugins) && admin()]
+    : config.plugins;
   const node = await createNode({ ...config, plugins, disable: off });
   const facts = describe(node);
   process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts));
@@ -71,6 +74,11 @@ export async function run(
     console.error(error);
     if (!/node_modules.(@libp2p|libp2p|@chainsafe)/.test(error.stack ?? "")) process.exit(1);
   });
+}
+
+/** What the commands ask: unless the config has its own. Windows has no such sockets. */
+function asked(plugins: PluginList): boolean {
+  return process.platform !== "win32" && !flatten(plugins).some(({ name }) => name === "frontend-admin");
 }
 
 function describe(node: AimoNode): Ready {
