@@ -3,5 +3,6 @@ import { load } from "./load.ts";
 import { run, type RunOptions } from "./run.ts";
 
 export async function start({ config, ...options }: RunOptions & { config?: string }): Promise<void> {
-  await run(await load(config), options, (ready) => `aimo is up\n${tryLines(ready)}`);
+  const { config: loaded } = await load(config);
+  await run(loaded, options, (ready) => `aimo is up\n${tryLines(ready)}`);
 }

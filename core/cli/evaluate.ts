@@ -1,0 +1,73 @@
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, sep } from "node:path";
+import { createJiti, type ModuleCache } from "jiti";
+
+const require = createRequire(import.meta.url);
+/** Where this package lies when it is linked instead of installed. */
+const OWN = dirname(require.resolve("aimo/package.json")) + sep + "dist" + sep;
+const PLAIN = /\.[cm]?js$/;
+/** Of a module that waits for what it imports; the others may be required, which cannot wait. */
+const ESM = /^\s*(import|export)\b/m;
+
+export interface Evaluator {
+  /** The default export of a file. */
+  evaluate(file: string): Promise<unknown>;
+  /** The file that a module means by this name, or undefined. */
+  find(name: string, from: string): string | undefined;
+}
+
+/**
+ * Evaluates files, and the local modules that they import, anew, each once per evaluator: TypeScript too, without a
+ * build step. Packages stay what Node has loaded. `seen` gets each file as it is read.
+ */
+export function createEvaluator(root: string, seen: Set<string>): Evaluator {
+  const jiti = createJiti(root, {
+    extensions: [".ts", ".mts", ".cts", ".js", ".mjs", ".cjs", ".json"],
+    moduleCache: false,
+    // Compiled, they would lie in a folder under /tmp that others may write to.
+    fsCache: false,
+  });
+
+  // jiti looks here for each file before it reads it, and leaves plain JavaScript to Node, which would keep it for ever.
+  const modules: ModuleCache = new Proxy({} as ModuleCache, {
+    get(cache, file: string) {
+      if (isPackage(file)) return cache[file];
+      seen.add(file);
+      return cache[file] ?? (PLAIN.test(file) ? { exports: run(file) } : undefined);
+    },
+  });
+
+  function run(filename: string): unknown {
+    const source = readFileSync(filename, "utf8");
+    const async = ESM.test(source) || filename.endsWith(".mjs");
+    return jiti.evalModule(source, { filename, async, forceTranspile: true, cache: modules });
+  }
+
+  return {
+    async evaluate(file) {
+      try {
+        seen.add(file);
+        if (file.endsWith(".json")) return JSON.parse(readFileSync(file, "utf8")) as unknown;
+        const exports = (await (modules[file]?.exports ?? run(file))) as { default?: unknown } | undefined;
+        return exports?.default ?? exports;
+      } finally {
+        forgetJson(seen);
+      }
+    },
+    find: (name, from) => jiti.esmResolve(name, { parentURL: from, try: true }),
+  };
+}
+
+function isPackage(file: string): boolean {
+  return file.includes(`${sep}node_modules${sep}`) || file.startsWith(OWN);
+}
+
+/** jiti leaves JSON to `require`, which keeps it. */
+function forgetJson(seen: Set<string>): void {
+  for (const file of Object.keys(require.cache))
+    if (file.endsWith(".json") && !isPackage(file)) {
+      seen.add(file);
+      delete require.cache[file];
+    }
+}
