@@ -1,6 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { version } from "../version.ts";
+import { registerCommands } from "./commands.ts";
 import { placeOf } from "./load.ts";
 
 interface Common {
@@ -94,6 +95,7 @@ function build(): Command {
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
     .option("--json", "events as JSON lines on stdout")
     .action(async (options: { port: number; json?: boolean }) => (await import("./demo.ts")).demo(options));
+  registerCommands(program);
   return program;
 }
 

@@ -1,0 +1,59 @@
+import { InvalidArgumentError, type Command } from "commander";
+import type { Asked } from "./ask.ts";
+import type { ConfigOptions } from "./effective.ts";
+import type { RouteOptions } from "./route.ts";
+
+const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
+/** Its commas belong to it. */
+const each = (value: string, before: string[] = []): string[] => [...before, value];
+
+function toCount(value: string): number {
+  const count = Number(value);
+  if (!Number.isInteger(count) || count < 0) throw new InvalidArgumentError("it must be a whole number from 0.");
+  return count;
+}
+
+/** Commands of daily use: about a config, or about a node that runs. Each is imported when it is called. */
+export function registerCommands(program: Command): void {
+  const json = (command: Command): Command => command.option("--json", "one JSON line");
+  const about = (command: Command): Command =>
+    json(command)
+      .option("-c, --config <file>", "default: aimo.config.ts in this folder")
+      .option("--env <name>", "environment whose $name layers count (default: NODE_ENV, else production)")
+      .option("--disable <names>", "plugins to leave out, comma separated", collect);
+  const node = (command: Command): Command =>
+    command.option("--node <where>", "data dir, socket or peer id of a node here (default: the one that runs)");
+  const asks = (command: Command): Command =>
+    node(json(command)).option("--url <url>", "HTTP API of a node elsewhere; its key in AIMO_API_KEY");
+
+  about(
+    program.command("check").description("Check a config file: what `aimo start` would refuse, without starting."),
+  ).action(async (options: ConfigOptions) => (await import("./check.ts")).check(options));
+
+  about(
+    program
+      .command("config")
+      .description("Show a config with all defaults, secrets masked, and where each value comes from."),
+  ).action(async (options: ConfigOptions) => (await import("./config.ts")).config(options));
+
+  node(
+    about(program.command("plugins").description("List plugins: of a config, or of the node that runs here.")),
+  ).action(async (options: ConfigOptions & Asked) => (await import("./plugins.ts")).plugins(options));
+
+  asks(program.command("peers").description("List the peers of a running node, with links and load.")).action(
+    async (options: Asked) => (await import("./peers.ts")).peers(options),
+  );
+
+  asks(program.command("models").description("List what a running node can call: each model at each provider."))
+    .argument("[name]", "only this model")
+    .action(async (name: string | undefined, options: Asked) => (await import("./models.ts")).models(name, options));
+
+  node(json(program.command("route").description("Ask a running node where it would send a call now, and why.")))
+    .requiredOption("--model <name>", "the model of the call")
+    .option("--type <name>", "dialect and operation", "openai.chat")
+    .option("--size <bytes>", "of the request's body", toCount, 0)
+    .option("--provider <id>", "pinned: a peer id, or a provider of the node itself")
+    .option("--header <name:value>", "of the request; may be given several times", each)
+    .option("--explain", "what each router did, with its figures")
+    .action(async (options: RouteOptions) => (await import("./route.ts")).route(options));
+}
