@@ -140,7 +140,8 @@ export async function reach(api: string, path: string, init: RequestInit = {}): 
   try {
     return await fetch(api + path, { ...init, headers: { ...keyHeaders(), ...(init.headers as object) } });
   } catch (cause) {
-    if (init.signal?.aborted && !(cause instanceof DOMException && cause.name === "TimeoutError")) throw cause;
+    if (init.signal?.aborted && (init.signal.reason as Error)?.name !== "TimeoutError")
+      throw new AimoError("CANCELLED", "The answer was stopped.");
     throw new AimoError(
       "NETWORK_ERROR",
       `No node answers at ${api} (${whyOf(cause)}): start one with \`aimo start\`, or name one with --url.`,

@@ -1,5 +1,7 @@
 import { InvalidArgumentError, type Command } from "commander";
 import type { Asked } from "./ask.ts";
+import type { BenchOptions } from "./bench.ts";
+import type { ChatOptions } from "./chat.ts";
 import type { ConfigOptions } from "./effective.ts";
 import type { RouteOptions } from "./route.ts";
 
@@ -9,8 +11,18 @@ const each = (value: string, before: string[] = []): string[] => [...before, val
 
 function toCount(value: string): number {
   const count = Number(value);
-  if (!Number.isInteger(count) || count < 0) throw new InvalidArgumentError("it must be a whole number from 0.");
+  if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("it must be a whole number above 0.");
   return count;
+}
+
+function toSize(value: string): number {
+  return value === "0" ? 0 : toCount(value);
+}
+
+function toRate(value: string): number {
+  const rate = Number(value);
+  if (!Number.isFinite(rate) || rate <= 0) throw new InvalidArgumentError("it must be a number above 0.");
+  return rate;
 }
 
 /** Commands of daily use: about a config, or about a node that runs. Each is imported when it is called. */
@@ -51,9 +63,33 @@ export function registerCommands(program: Command): void {
   node(json(program.command("route").description("Ask a running node where it would send a call now, and why.")))
     .requiredOption("--model <name>", "the model of the call")
     .option("--type <name>", "dialect and operation", "openai.chat")
-    .option("--size <bytes>", "of the request's body", toCount, 0)
+    .option("--size <bytes>", "of the request's body", toSize, 0)
     .option("--provider <id>", "pinned: a peer id, or a provider of the node itself")
     .option("--header <name:value>", "of the request; may be given several times", each)
     .option("--explain", "what each router did, with its figures")
     .action(async (options: RouteOptions) => (await import("./route.ts")).route(options));
+
+  asks(
+    program
+      .command("chat")
+      .description("Talk to a model: a conversation on a terminal, one answer for a prompt or stdin."),
+  )
+    .argument("[prompt]", "asked once")
+    .option("--model <name>", "default: the one that there is")
+    .option("--system <text>", "what the model is told first")
+    .action(async (prompt: string | undefined, options: ChatOptions) =>
+      (await import("./chat.ts")).chat(prompt, options),
+    );
+
+  json(program.command("bench").description("Call a node as its clients do, and measure how fast it answers."))
+    .argument("[url]", "its HTTP API (default: the node that runs here); its key in AIMO_API_KEY")
+    .option("--model <name>", "default: the one that there is")
+    .option("--calls <number>", "how many (default: 100, without end with --duration)", toCount)
+    .option("--concurrency <number>", "open at a time (default: 10, as many as it takes with --rate)", toCount)
+    .option("--rate <number>", "calls that begin in a second, whether or not others have ended", toRate)
+    .option("--duration <seconds>", "no call begins later", toRate)
+    .option("--prompt <text>", "what is asked", "Count to ten.")
+    .option("--max-tokens <number>", "asked of the model", toCount)
+    .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
+    .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 }
