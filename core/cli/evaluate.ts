@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, sep } from "node:path";
+import { fileURLToPath } from "node:url";
 import { createJiti, type ModuleCache } from "jiti";
 
 const require = createRequire(import.meta.url);
@@ -19,9 +20,9 @@ export interface Evaluator {
 
 /**
  * Evaluates files, and the local modules that they import, anew, each once per evaluator: TypeScript too, without a
- * build step. Packages stay what Node has loaded. `seen` gets each file as it is read.
+ * build step. Packages stay what Node has loaded. `see` is told of each file before it is read, of JSON behind it.
  */
-export function createEvaluator(root: string, seen: Set<string>): Evaluator {
+export function createEvaluator(root: string, see: (file: string) => void): Evaluator {
   const jiti = createJiti(root, {
     extensions: [".ts", ".mts", ".cts", ".js", ".mjs", ".cjs", ".json"],
     moduleCache: false,
@@ -33,7 +34,7 @@ export function createEvaluator(root: string, seen: Set<string>): Evaluator {
   const modules: ModuleCache = new Proxy({} as ModuleCache, {
     get(cache, file: string) {
       if (isPackage(file)) return cache[file];
-      seen.add(file);
+      see(file);
       return cache[file] ?? (PLAIN.test(file) ? { exports: run(file) } : undefined);
     },
   });
@@ -47,15 +48,18 @@ export function createEvaluator(root: string, seen: Set<string>): Evaluator {
   return {
     async evaluate(file) {
       try {
-        seen.add(file);
+        see(file);
         if (file.endsWith(".json")) return JSON.parse(readFileSync(file, "utf8")) as unknown;
         const exports = (await (modules[file]?.exports ?? run(file))) as { default?: unknown } | undefined;
         return exports?.default ?? exports;
       } finally {
-        forgetJson(seen);
+        forgetJson(see);
       }
     },
-    find: (name, from) => jiti.esmResolve(name, { parentURL: from, try: true }),
+    find(name, from) {
+      const url = jiti.esmResolve(name, { parentURL: from, try: true });
+      return url?.startsWith("file:") ? fileURLToPath(url) : url;
+    },
   };
 }
 
@@ -64,10 +68,10 @@ function isPackage(file: string): boolean {
 }
 
 /** jiti leaves JSON to `require`, which keeps it. */
-function forgetJson(seen: Set<string>): void {
+function forgetJson(see: (file: string) => void): void {
   for (const file of Object.keys(require.cache))
     if (file.endsWith(".json") && !isPackage(file)) {
-      seen.add(file);
+      see(file);
       delete require.cache[file];
     }
 }

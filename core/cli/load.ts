@@ -5,12 +5,13 @@ import type { NodeConfig } from "../config.ts";
 import { AimoError } from "../error.ts";
 import { createEvaluator } from "./evaluate.ts";
 import { isRecord, mergeLayers } from "./merge.ts";
+import { setLoading } from "./place.ts";
 
 export interface LoadOptions {
   /** Name of the environment. Default: NODE_ENV, else "production". */
   env?: string | undefined;
-  /** Gets the files as they are read, also those of a load that then fails. */
-  files?: Set<string>;
+  /** Is told of each file when it is read, also by a load that then fails. */
+  seen?: (file: string) => void;
 }
 
 export interface Loaded {
@@ -26,21 +27,18 @@ export interface Layer {
   readonly config: Partial<NodeConfig>;
 }
 
-const NAMES = ["ts", "mts", "js", "mjs", "cts", "cjs"].map((extension) => `aimo.config.${extension}`);
+export const CONFIG_NAMES = ["ts", "mts", "js", "mjs", "cts", "cjs"].map((extension) => `aimo.config.${extension}`);
 
 /** The config file of this folder. */
 export function findConfig(): string | undefined {
-  return NAMES.find((name) => existsSync(name));
+  return CONFIG_NAMES.find((name) => existsSync(name));
 }
-
-/** The last load's, for `placeOf`. */
-let loading: { readonly main: string; readonly configs: Set<string>; readonly files: Set<string> } | undefined;
 
 /**
  * Reads `aimo.config.ts` with its layers, and before them the `.env` files beside it. Files that have changed are
  * evaluated anew. Throws CONFIG_INVALID.
  */
-export async function load(file = findConfig(), { env, files = new Set() }: LoadOptions = {}): Promise<Loaded> {
+export async function load(file = findConfig(), { env, seen }: LoadOptions = {}): Promise<Loaded> {
   if (file === undefined)
     throw new AimoError(
       "CONFIG_INVALID",
@@ -48,12 +46,18 @@ export async function load(file = findConfig(), { env, files = new Set() }: Load
     );
   if (!existsSync(file)) throw new AimoError("CONFIG_INVALID", `There is no file ${file}.`);
   const main = resolve(file);
-  loading = { main, configs: new Set(), files };
+  const files = new Set<string>();
+  const see = (read: string): void => {
+    files.add(read);
+    seen?.(read);
+  };
+  const configs = new Set<string>();
+  setLoading({ main, configs, files });
   const environment = env ?? process.env["NODE_ENV"] ?? "production";
   process.env["NODE_ENV"] ??= environment;
   try {
-    await readDotenv(dirname(main), environment, files);
-    const layers = (await readLayers(main, files, loading.configs)).flatMap((layer) => variants(layer, environment));
+    await readDotenv(dirname(main), environment, see);
+    const layers = (await readLayers(main, see, configs)).flatMap((layer) => variants(layer, environment));
     const config = mergeLayers(layers.map((layer) => layer.config)) as NodeConfig;
     return { config, files: [...files], layers };
   } catch (cause) {
@@ -66,9 +70,9 @@ export async function load(file = findConfig(), { env, files = new Set() }: Load
 const fromFiles = new Set<string>();
 
 /** The later one wins over the earlier, and the real environment over all. */
-async function readDotenv(cwd: string, environment: string, files: Set<string>): Promise<void> {
+async function readDotenv(cwd: string, environment: string, see: (file: string) => void): Promise<void> {
   const fileName = [".env", ".env.local", `.env.${environment}`, `.env.${environment}.local`];
-  for (const name of fileName) files.add(join(cwd, name));
+  for (const name of fileName) see(join(cwd, name));
   for (const name of fromFiles) delete process.env[name];
   fromFiles.clear();
   const before = new Set(Object.keys(process.env));
@@ -82,8 +86,8 @@ interface Raw {
 }
 
 /** The file and those that it `extends`, the nearest first. */
-async function readLayers(main: string, files: Set<string>, configs: Set<string>): Promise<Raw[]> {
-  const { evaluate, find } = createEvaluator(main, files);
+async function readLayers(main: string, see: (file: string) => void, configs: Set<string>): Promise<Raw[]> {
+  const { evaluate, find } = createEvaluator(main, see);
   const layers: Raw[] = [];
   await loadConfig<Record<string, unknown>>({
     name: "aimo",
@@ -95,7 +99,7 @@ async function readLayers(main: string, files: Set<string>, configs: Set<string>
     // It makes a folder in /tmp for what it compiles, even if it compiles nothing.
     jitiOptions: { fsCache: false },
     // What layers say is merged here, by name and by environment: c12 would join lists, and only warn of a layer that is not there.
-    merger: (...[first]) => ({ ...first }),
+    merger: (...layers) => ({ ...layers.find(Boolean) }),
     async resolve(source, { cwd = "." }) {
       const file = source === "." ? main : find(source, join(cwd, "aimo.config.ts"));
       if (file === undefined)
@@ -133,40 +137,4 @@ function sentence(cause: unknown): string {
   const [line = ""] = (cause instanceof Error ? cause.message : String(cause)).split("\n");
   // jiti compiles `name()` of an import to `(0, _module.name)()`.
   return line.replaceAll(/\(0 ?, ?\w+\.(\w+)\)/g, "$1").trim();
-}
-
-/**
- * `aimo.config.ts:7`, when the error arose in the config file, in a layer or in a module of its own; the config's name
- * alone for what was found in it later.
- */
-export function placeOf(error: unknown): string | undefined {
-  if (loading === undefined || !(error instanceof Error)) return undefined;
-  const told = error.cause instanceof Error ? error.cause : error;
-  const { main, configs, files } = loading;
-  // Options are wrong where a config calls the factory; all else where it was thrown.
-  const places = AimoError.is(told) && told.code === "CONFIG_INVALID" ? [configs, files] : [files];
-  for (const set of places) {
-    // A syntax error says where in its message, a throw in its stack, with columns that are those of compiled code.
-    const place = firstPlace(told.message, set, /^:\d+:\d+/) ?? firstPlace(told.stack ?? "", set, /^:\d+/);
-    if (place !== undefined) return place;
-  }
-  return AimoError.is(error) && error.code === "CONFIG_INVALID" ? relative(process.cwd(), main) : undefined;
-}
-
-function firstPlace(text: string, files: Iterable<string>, place: RegExp): string | undefined {
-  const found = [...files].flatMap((file) => {
-    for (let at = text.indexOf(file); at !== -1; at = text.indexOf(file, at + 1)) {
-      const [line] = place.exec(text.slice(at + file.length)) ?? [];
-      if (line !== undefined) return [{ at, where: relative(process.cwd(), file) + line }];
-    }
-    return [];
-  });
-  return found.toSorted((a, b) => a.at - b.at)[0]?.where;
-}
-
-/** An error in one sentence, with its place. */
-export function explain(error: unknown): string {
-  const place = placeOf(error);
-  const message = error instanceof Error ? error.message : String(error);
-  return place === undefined ? message : `${place}: ${message}`;
 }
