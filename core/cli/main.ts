@@ -1,6 +1,6 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
-import { version } from "../version.ts";
+import { ownPackage } from "../package.ts";
 import { registerCommands } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 
@@ -23,7 +23,7 @@ function toPort(value: string): number {
 function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
-    .version(version())
+    .version(ownPackage().version)
     .showHelpAfterError("(aimo --help lists the commands)")
     .exitOverride();
   const common = (command: Command): Command =>

@@ -6,7 +6,7 @@ import { mask } from "../../core/mask.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Decision } from "../../core/route.ts";
-import { version } from "../../core/version.ts";
+import { ownPackage } from "../../core/package.ts";
 import { forwarded } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
 
@@ -20,7 +20,7 @@ export function showNode(node: AimoNode, { start }: Since): object {
   const { id, config, runtime } = node;
   return {
     id,
-    version: version(),
+    version: ownPackage().version,
     pid: process.pid,
     uptime: Math.round(runtime.now() - start),
     api: node.find("http")?.url ?? null,
