@@ -1,7 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
-import { registerCommands } from "./commands.ts";
+import { registerCommands, registerCompletion } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
@@ -112,7 +112,9 @@ function build(): Command {
 /** Runs a command. Exit codes: 0 done, 1 failed, 2 wrong usage or config. */
 export async function main(argv: readonly string[]): Promise<void> {
   try {
-    await build().parseAsync(argv as string[]);
+    const program = build();
+    await registerCompletion(program, argv[2]);
+    await program.parseAsync(argv as string[]);
   } catch (error) {
     process.exitCode = explain(error);
   }
