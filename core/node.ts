@@ -5,6 +5,7 @@ import { AimoError, whereOf } from "./error.ts";
 import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
+import { lockDataDir } from "./lock.ts";
 import type { Awaitable, NewRequest, OpenCall, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
 import type { Decision } from "./route.ts";
@@ -57,6 +58,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   const settings = resolveConfig(config);
   const plugins = loadPlugins(settings.plugins, settings.disable);
   const identity = openIdentity(settings.dataDir, runtime);
+  const unlock = settings.dataDir === undefined ? undefined : lockDataDir(settings.dataDir);
   const services = new Map<ServiceName, unknown>();
   const hooks = createHooks(runtime, settings.timeouts.hook, (error, plugin) => logError(error, plugin));
   const catalog = createCatalog(identity.peerId, runtime, hooks, settings.relay);
@@ -147,6 +149,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     await sessions.close();
     for (const plugin of plugins.toReversed()) await within(plugin, () => plugin.transport?.close());
     for (const plugin of ready.toReversed()) await within(plugin, () => plugin.close?.());
+    unlock?.();
   }
 
   /** All plugins get to close: one that throws or hangs is told to `node:error`. */
