@@ -8,7 +8,7 @@ export interface NodeConfig {
   plugins: PluginList;
   /** Plugins to leave out: a name (all its instances) or `name:instance`. */
   disable?: readonly string[];
-  /** Where the node's key lies; without it the node has a new id at each start. */
+  /** Where the node's key lies, for one node at a time; without it the node has a new id at each start. */
   dataDir?: string;
   /** Allow a frontend beyond loopback without a plugin that provides `auth`. Default false. */
   insecure?: boolean;
