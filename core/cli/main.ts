@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
+import { ownPackage } from "../package.ts";
 import { placeOf } from "./load.ts";
 
 interface Common {
@@ -22,7 +22,7 @@ function toPort(value: string): number {
 function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
-    .version(version())
+    .version(ownPackage().version)
     .showHelpAfterError("(aimo --help lists the commands)")
     .exitOverride();
   const common = (command: Command): Command =>
@@ -114,20 +114,4 @@ function explain(error: unknown): number {
   console.error(`aimo: ${place ? `${place}: ` : ""}${message}`);
   if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
   return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
-}
-
-/** Of the package that this file is part of, built or as source. */
-function version(): string {
-  for (const up of ["../package.json", "../../package.json"]) {
-    try {
-      const { name, version: found } = JSON.parse(readFileSync(new URL(up, import.meta.url), "utf8")) as {
-        name: string;
-        version: string;
-      };
-      if (name === "aimo") return found;
-    } catch {
-      // not this one
-    }
-  }
-  return "unknown";
 }
