@@ -2,7 +2,6 @@ import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
 import { placeOf } from "./load.ts";
-import { ownPackage } from "./own-package.ts";
 
 interface Common {
   json?: boolean;
