@@ -11,7 +11,7 @@ export async function optional<T>(name: string, user: string, load: () => Promis
     return await load();
   } catch (cause) {
     if (!isMissing(name, cause)) throw cause;
-    const range = ownPackage().peerDependencies?.[name];
+    const range = ownPackage().peerDependencies[name];
     const spec = range === undefined ? name : `${name}@${range}`;
     // A shell would take `>=4` for a file to write to.
     const quoted = /[^\w@/.^~-]/.test(spec) ? `"${spec}"` : spec;

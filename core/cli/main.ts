@@ -70,6 +70,17 @@ function build(): Command {
     );
 
   program
+    .command("init")
+    .description("Make a project of your own in a new folder: a node, or a plugin with its test.")
+    .argument("[folder]", "default: aimo-node")
+    .option("--template <name>", "gateway, provider, single, plugin-router or plugin-transport (default: gateway)")
+    .option("--yes", "ask nothing; without a terminal nothing is asked anyway")
+    .option("--json", "one JSON line; asks nothing")
+    .action(async (folder: string | undefined, options: { template?: string; yes?: boolean; json?: boolean }) =>
+      (await import("./init.ts")).init(folder, options),
+    );
+
+  program
     .command("keygen")
     .description("Make a node's key, or show the peer id of the one that is there.")
     .option("--data-dir <folder>", "default: ~/.aimo/gateway")
