@@ -21,7 +21,7 @@ export interface Kernel {
   readonly settings: Settings;
   readonly hooks: Hooks;
   readonly catalog: Catalog;
-  readonly routers: readonly NamedRouter[];
+  routers(): readonly NamedRouter[];
 }
 
 export interface Pipeline {
@@ -31,6 +31,8 @@ export interface Pipeline {
   readonly calls: Iterable<Call>;
   /** Open calls. */
   readonly size: number;
+  /** Resolves when the calls that run now have ended, at most `ms` later. */
+  settled(ms: number): Promise<void>;
   /** No new calls; resolves when the running ones have ended, which are aborted after `ms`. */
   drain(ms: number): Promise<void>;
 }
@@ -40,6 +42,7 @@ interface Run {
   readonly call: LiveCall;
   readonly sink: Sink;
   readonly listeners: Listeners;
+  readonly routers: readonly NamedRouter[];
   readonly without: readonly string[];
   readonly timeouts: { readonly firstChunk: number; readonly gap: number };
   /** Of the request's body as it came: set when a hook may change it. */
@@ -50,13 +53,14 @@ const OVER = "The call is over."; // a bare abort() makes a DOMException with it
 
 /** guards -> candidates -> routers -> attempts -> sink */
 export function createPipeline(kernel: Kernel): Pipeline {
-  const { identity, runtime, settings, hooks, catalog, routers } = kernel;
-  const { limits, timeouts } = settings;
+  const { identity, runtime, settings, hooks, catalog } = kernel;
   const calls = new Map<LiveCall, AbortController>();
+  const checks = new Set<(ended: LiveCall) => void>();
   let drained: (() => void) | undefined;
 
   const open: OpenCall = async (newRequest, sink, { origin, signal, without = [], timeouts: asked }) => {
     const listeners = hooks.current();
+    const { timeouts } = settings;
     const controller = new AbortController();
     const request = createRequest(newRequest, identity.peerId, runtime);
     const call = createCall(request, origin, controller.signal, timeouts.total);
@@ -65,6 +69,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       call,
       sink: counting(sink, call),
       listeners,
+      routers: kernel.routers(),
       without,
       timeouts: shorter(timeouts, asked),
     };
@@ -87,6 +92,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
     if (stopDeadline) stopDeadline();
     signal.removeEventListener("abort", leave);
     calls.delete(call);
+    for (const check of checks) check(call);
     if (outcome.status === "error" && outcome.error) {
       const { receipt } = outcome;
       const frame = { ...toFrame(outcome.error, call.id), ...(receipt && { receipt }) };
@@ -102,17 +108,17 @@ export function createPipeline(kernel: Kernel): Pipeline {
   function refuse(): AimoError | undefined {
     const retryAfter = 1_000;
     if (drained) return new AimoError("OVERLOADED", "The node is shutting down; ask another one.", { retryAfter });
-    if (calls.size < limits.calls) return undefined;
+    if (calls.size < settings.limits.calls) return undefined;
     return new AimoError(
       "OVERLOADED",
-      `All ${limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
+      `All ${settings.limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
       { retryAfter },
     );
   }
 
   /** One target after the other, until something of substance has passed. */
   async function serve(run: Run): Promise<Verdict> {
-    const { request, call, listeners, without } = run;
+    const { request, call, listeners, routers, without } = run;
     // A receipt is about what the other side sent, whatever becomes of it here.
     if (listeners.has("frame:request")) run.digest = sha256(request.body);
     await listeners.guard("call:start", call, request);
@@ -133,7 +139,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       // A gate asks from timers and listeners too, where nobody would catch what a lazy router throws.
       const hasNext = (): boolean => {
         if (next !== undefined) return true;
-        if (call.signal.aborted || call.attempts.length >= limits.attempts) return false;
+        if (call.signal.aborted || call.attempts.length >= settings.limits.attempts) return false;
         try {
           return (next = take(targets)) !== undefined;
         } catch (error) {
@@ -190,13 +196,24 @@ export function createPipeline(kernel: Kernel): Pipeline {
     route(newRequest, origin) {
       const request = createRequest(newRequest, identity.peerId, runtime);
       const call = createCall(request, origin, new AbortController().signal, 0);
-      return decide(routers, () => catalog.find(request, origin), request, call);
+      return decide(kernel.routers(), () => catalog.find(request, origin), request, call);
     },
     get calls() {
       return calls.keys();
     },
     get size() {
       return calls.size;
+    },
+    async settled(ms) {
+      const left = new Set(calls.keys());
+      if (left.size === 0) return;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const check = (call: LiveCall): void => void (left.delete(call) && left.size === 0 && resolve());
+      checks.add(check);
+      const stop = runtime.setTimeout(ms, resolve);
+      await promise;
+      stop();
+      checks.delete(check);
     },
     drain(ms) {
       const { promise, resolve } = Promise.withResolvers<void>();
