@@ -149,10 +149,14 @@ export function checkOptions<T>(plugin: string, schemaOf: StandardSchema<T>, opt
 
 /** The field names of a zod object schema; nothing for other libraries, which then give no "did you mean". */
 function fieldsAt(schemaOf: unknown, path: readonly string[]): string[] {
-  let here = schemaOf as { shape?: Record<string, unknown>; def?: { innerType?: unknown } } | undefined;
+  interface Node {
+    readonly shape?: Record<string, unknown>;
+    readonly def?: { readonly innerType?: unknown; readonly element?: unknown };
+  }
+  let here = schemaOf as Node | undefined;
   for (const step of [...path, undefined]) {
     while (here && !here.shape && here.def?.innerType) here = here.def.innerType as typeof here;
-    if (step !== undefined) here = here?.shape?.[step] as typeof here;
+    if (step !== undefined) here = (here?.shape?.[step] ?? here?.def?.element) as typeof here;
   }
   return Object.keys(here?.shape ?? {});
 }

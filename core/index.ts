@@ -42,6 +42,7 @@ export type { NodeServices, Plugin, PluginList, ServiceName } from "./plugin.ts"
 export { checkOptions, defineConfig, type NodeConfig, type Settings, type StandardSchema } from "./config.ts";
 export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
+export { optional } from "./optional.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";
 export type { Decision, Step } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";

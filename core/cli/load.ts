@@ -1,6 +1,5 @@
 import { existsSync } from "node:fs";
 import { relative, resolve } from "node:path";
-import { loadConfig } from "c12";
 import type { NodeConfig } from "../config.ts";
 import { AimoError } from "../error.ts";
 import type { Plugin, PluginList } from "../plugin.ts";
@@ -25,6 +24,8 @@ export async function load(file = NAMES.find((name) => existsSync(name))): Promi
 
 async function read(configFile: string): Promise<NodeConfig> {
   try {
+    // Only here: the commands without a config file start without it.
+    const { loadConfig } = await import("c12");
     const { config } = await loadConfig<NodeConfig & Record<string, unknown>>({
       name: "aimo",
       configFile,

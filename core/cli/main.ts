@@ -1,6 +1,6 @@
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
+import { ownPackage } from "../package.ts";
 import { placeOf } from "./load.ts";
 
 interface Common {
@@ -23,7 +23,7 @@ function toPort(value: string): number {
 export function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
-    .version(version())
+    .version(ownPackage().version)
     .showHelpAfterError("(aimo --help lists the commands)")
     .exitOverride();
   const common = (command: Command): Command =>
@@ -71,6 +71,17 @@ export function build(): Command {
     );
 
   program
+    .command("init")
+    .description("Make a project of your own in a new folder: a node, or a plugin with its test.")
+    .argument("[folder]", "default: aimo-node")
+    .option("--template <name>", "gateway, provider, single, plugin-router or plugin-transport (default: gateway)")
+    .option("--yes", "ask nothing; without a terminal nothing is asked anyway")
+    .option("--json", "one JSON line; asks nothing")
+    .action(async (folder: string | undefined, options: { template?: string; yes?: boolean; json?: boolean }) =>
+      (await import("./init.ts")).init(folder, options),
+    );
+
+  program
     .command("keygen")
     .description("Make a node's key, or show the peer id of the one that is there.")
     .option("--data-dir <folder>", "default: ~/.aimo/gateway")
@@ -115,20 +126,4 @@ function explain(error: unknown): number {
   console.error(`aimo: ${place ? `${place}: ` : ""}${message}`);
   if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
   return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
-}
-
-/** Of the package that this file is part of, built or as source. */
-function version(): string {
-  for (const up of ["../package.json", "../../package.json"]) {
-    try {
-      const { name, version: found } = JSON.parse(readFileSync(new URL(up, import.meta.url), "utf8")) as {
-        name: string;
-        version: string;
-      };
-      if (name === "aimo") return found;
-    } catch {
-      // not this one
-    }
-  }
-  return "unknown";
 }

@@ -241,7 +241,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
       const provider = target.slice(0, target.indexOf("/"));
       const distrust = (error: AimoError): void =>
         provider === peer ? opener.link.bye("cut_off", error.message, error) : ends.onLie(provider);
-      const attempt = call.attempts.at(-1) as LiveAttempt | undefined;
+      const attempt = call.attempts.findLast((each) => each.target === target) as LiveAttempt | undefined;
       const moved = ({ via }: AttachedLink): void => void (attempt && (attempt.link = via));
       moved(link);
       const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust, moved });
