@@ -75,12 +75,14 @@ function options(declaration: ts.FunctionDeclaration, name: string, source: Sour
   const [parameter] = declaration.parameters;
   if (parameter === undefined) return "No options.";
   const type = source.checker.getTypeAtLocation(parameter);
-  const fields = fieldsOf(type, source, isOurs);
+  const list = source.checker.isArrayType(type);
+  const [element] = list ? source.checker.getTypeArguments(type as ts.TypeReference) : [];
+  const fields = fieldsOf(element ?? type, source, isOurs);
   const schema = schemaOf(declaration);
   const defaults = schema ? defaultsOf(schema, source) : new Map<string, unknown>();
   return table(
-    ["option", "type", "default", "meaning"],
-    fields.map((field) => row(field, defaults.get(field.path), `${name}()`)),
+    [list ? "option of each in the list" : "option", "type", "default", "meaning"],
+    fields.map((field) => row(field, defaults.get(list ? `[].${field.path}` : field.path), `${name}()`)),
   );
 }
 
@@ -96,16 +98,19 @@ function schemaOf(declaration: ts.Node): ts.Expression | undefined {
   return calls.find(({ expression }) => expression.getText() === "checkOptions")?.arguments[1];
 }
 
+const SAYS_DEFAULT = /\b(?:Default:? |default (?=[\d`"]))(`[^`]+`|"[^"]*"|.+?)(?:\.(?=\s|$)|(?=[,;:]\s|$))/;
+
 /** The docstring's words for a default are kept where they say the same as the schema. */
 function row({ path, type, required, text }: Field, value: unknown, where: string): string[] {
-  const said = /\bDefault:? (`[^`]+`|"[^"]*"|.+?)(?=[.,;:](?:\s|$))/.exec(text)?.[1];
+  const [sentence = "", said] = SAYS_DEFAULT.exec(text) ?? [];
   if (said !== undefined && value !== undefined && !agrees(said, value))
     throw new Error(`${where}: the docstring of ${path} says "Default ${said}", its schema ${JSON.stringify(value)}.`);
   const shown =
     said?.replace(/^"(.*)"$/, '`"$1"`') ?? (value === undefined ? (required ? "*required*" : "") : code(show(value)));
-  const meaning =
-    said === undefined ? text : text.replace(new RegExp(`\\s*\\bDefault:? ${escaped(said)}\\.(?=\\s|$)`), "");
-  return [code(path), code(type), shown, meaning.trim()];
+  // A sentence that says nothing else is in the column.
+  const alone = sentence.endsWith(".") || text.endsWith(sentence);
+  const meaning = (alone ? text.replace(sentence, "") : text).replaceAll(/\s+/g, " ").replace(/[,\s]+$/, "");
+  return [code(path), code(type), shown, /^$|[.!?]$/.test(meaning) ? meaning : `${meaning}.`];
 }
 
 /** `4 MiB` and 4194304, `none` and [], `"tls"` and `tls` are the same. Words are believed. */
@@ -280,8 +285,4 @@ function cell(text: string): string {
 
 function code(text: string): string {
   return text === "" ? "" : text.includes("`") ? `\`\` ${text} \`\`` : `\`${text}\``;
-}
-
-function escaped(text: string): string {
-  return text.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
 }

@@ -84,7 +84,12 @@ export function fieldsOf(
   return checker.getPropertiesOfType(type).flatMap((property) => {
     const declaration = property.valueDeclaration ?? property.declarations?.[0];
     // Tests add hooks and services, too.
-    if (declaration === undefined || /\/(test|docs)\//.test(relative(declaration))) return [];
+    if (
+      declaration === undefined ||
+      property.name.startsWith("__@") ||
+      /\/(test|docs|templates)\//.test(relative(declaration))
+    )
+      return [];
     const path = at + property.name;
     const inner = checker.getNonNullableType(checker.getTypeOfSymbolAtLocation(property, declaration));
     const own: Field = {
@@ -96,7 +101,8 @@ export function fieldsOf(
     const element = checker.isArrayType(inner) ? checker.getTypeArguments(inner as ts.TypeReference)[0] : undefined;
     const nested = element ?? inner;
     const symbol = nested.aliasSymbol ?? nested.getSymbol();
-    if (symbol === undefined || nested.getCallSignatures().length > 0 || !opens(symbol)) return [own];
+    const isObject = (nested.flags & ts.TypeFlags.Object) !== 0 && nested.getCallSignatures().length === 0;
+    if (symbol === undefined || !isObject || !opens(symbol)) return [own];
     const rest = fieldsOf(nested, source, opens, `${path}${element ? "[]" : ""}.`);
     return rest.length === 0 ? [own] : [{ ...own, type: element ? "list" : "object" }, ...rest];
   });
@@ -111,6 +117,9 @@ function typeText(property: ts.Symbol, declaration: ts.Declaration, type: ts.Typ
     if (signature) return oneLine(checker.signatureToString(signature, declaration, FORMAT));
   }
   const written = ts.isPropertySignature(declaration) ? declaration.type : undefined;
+  // An alias for a choice hides what may be chosen.
+  if (type.isUnion() && type.aliasSymbol)
+    return oneLine(checker.typeToString(type, declaration, FORMAT | ts.TypeFormatFlags.InTypeAlias));
   if (written && !ts.isIndexedAccessTypeNode(written)) return oneLine(written.getText());
   return oneLine(checker.typeToString(type, declaration, FORMAT));
 }
