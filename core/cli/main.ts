@@ -20,7 +20,8 @@ function toPort(value: string): number {
   return port;
 }
 
-function build(): Command {
+/** All commands; nothing has run yet. */
+export function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
     .version(ownPackage().version)
