@@ -2,6 +2,7 @@ import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
 import { placeOf } from "./load.ts";
+import { registerCommands, registerCompletion } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
@@ -117,13 +118,16 @@ export function build(): Command {
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
     .option("--json", "events as JSON lines on stdout")
     .action(async (options: { port: number; json?: boolean }) => (await import("./demo.ts")).demo(options));
+  registerCommands(program);
   return program;
 }
 
 /** Runs a command. Exit codes: 0 done, 1 failed, 2 wrong usage or config. */
 export async function main(argv: readonly string[]): Promise<void> {
   try {
-    await build().parseAsync(argv as string[]);
+    const program = build();
+    await registerCompletion(program, argv[2]);
+    await program.parseAsync(argv as string[]);
   } catch (error) {
     process.exitCode = explain(error);
   }
