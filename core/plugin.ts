@@ -10,7 +10,10 @@ export interface Plugin {
   readonly name: string;
   /** `pre` plugins come before all others. */
   readonly enforce?: "pre";
-  /** What the factory was called with: shown (masked) and compared on reload. */
+  /**
+   * What the factory was called with: shown (masked) and compared on reload. Where all is equal the plugin that runs stays;
+   * functions and class instances are equal to themselves alone. Without `options` a reload makes the plugin anew.
+   */
   readonly options?: unknown;
   /** Services that must be there. Checked before any `setup`. */
   readonly needs?: readonly ServiceName[];
@@ -22,9 +25,12 @@ export interface Plugin {
   readonly provider?: Provider;
   readonly translator?: Translator;
   setup?(node: AimoNode): Awaitable<void>;
-  /** Reload with other options in place; false = build anew. */
+  /**
+   * Takes the options of `next` in place, which is not set up itself; false: a new plugin has to be made. One that
+   * throws goes on as before, and so does the node.
+   */
   update?(next: Plugin): Awaitable<boolean>;
-  /** Called once, in reverse order of `setup`. */
+  /** Called once for each `setup`, in reverse order: at a reload when the calls that it may serve have ended. */
   close?(): Awaitable<void>;
 }
 
@@ -80,8 +86,17 @@ export const BUILT_IN: readonly string[] = [
   "provider-custom",
   "provider-demo",
   "provider-openai",
+  "router-breaker",
   "router-first",
+  "router-latency",
+  "router-least-loaded",
+  "router-price",
+  "router-random",
+  "router-hedge",
   "router-round-robin",
+  "router-rules",
+  "router-score",
+  "router-sticky",
   "transport-memory",
   "transport-pubsub",
   "transport-stream",
@@ -95,7 +110,7 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
     checkPlugin(plugin);
     if (names.has(plugin.name))
       throw invalid(
-        `There are two plugins "${plugin.name}" in one list: leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.`,
+        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.`,
         plugin.name,
       );
     names.add(plugin.name);
@@ -190,6 +205,17 @@ function checkNeeds(on: readonly Plugin[], off: readonly Plugin[]): void {
         : "no plugin provides it";
       throw invalid(`${name} needs the service "${service}", and ${why}.`, name);
     }
+}
+
+/** Throws CONFIG_INVALID for a frontend that anybody may use. */
+export function checkExposed(on: readonly Plugin[]): void {
+  if (on.some(({ provides }) => provides?.includes("auth"))) return;
+  for (const { name, frontend } of on)
+    if (frontend?.exposed !== undefined)
+      throw invalid(
+        `${name}: ${frontend.exposed} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), as \`aimo gateway\` does when AIMO_API_KEY is set, or set \`insecure: true\` in the config.`,
+        name,
+      );
 }
 
 function invalid(message: string, plugin?: string): AimoError {

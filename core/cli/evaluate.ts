@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, sep } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -30,12 +30,21 @@ export function createEvaluator(root: string, see: (file: string) => void): Eval
     fsCache: false,
   });
 
+  let begun: { readonly file: string; readonly module: NodeModule } | undefined;
   // jiti looks here for each file before it reads it, and leaves plain JavaScript to Node, which would keep it for ever.
-  const modules: ModuleCache = new Proxy({} as ModuleCache, {
-    get(cache, file: string) {
+  const cache: ModuleCache = {};
+  const modules = new Proxy(cache, {
+    get(_, file: string) {
       if (isPackage(file)) return cache[file];
       see(file);
-      return cache[file] ?? (PLAIN.test(file) ? { exports: run(file) } : undefined);
+      // It asks twice: is it there, and what does it export? Who asks later, in a circle, gets what there is so far.
+      const answer = begun?.file === file ? begun.module : undefined;
+      begun = undefined;
+      if (answer ?? cache[file]) return answer ?? cache[file];
+      if (!PLAIN.test(file)) return undefined;
+      const module = { exports: run(file) } as NodeModule;
+      begun = { file, module };
+      return module;
     },
   });
 
@@ -50,7 +59,7 @@ export function createEvaluator(root: string, see: (file: string) => void): Eval
       try {
         see(file);
         if (file.endsWith(".json")) return JSON.parse(readFileSync(file, "utf8")) as unknown;
-        const exports = (await (modules[file]?.exports ?? run(file))) as { default?: unknown } | undefined;
+        const exports = (await (cache[file]?.exports ?? run(file))) as { default?: unknown } | undefined;
         return exports?.default ?? exports;
       } finally {
         forgetJson(see);
@@ -58,7 +67,8 @@ export function createEvaluator(root: string, see: (file: string) => void): Eval
     },
     find(name, from) {
       const url = jiti.esmResolve(name, { parentURL: from, try: true });
-      return url?.startsWith("file:") ? fileURLToPath(url) : url;
+      const file = url?.startsWith("file:") ? fileURLToPath(url) : url;
+      return file !== undefined && existsSync(file) ? file : undefined;
     },
   };
 }

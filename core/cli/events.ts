@@ -32,7 +32,7 @@ export function events(emit: (event: object) => void): Plugin {
       "catalog:change": (added, removed) =>
         emit({ event: "catalog:change", added: added.map(({ id }) => id), removed: removed.map(({ id }) => id) }),
       "call:end": (call, { status, error }) => {
-        const { target, link = "local" } = call.attempts.at(-1) ?? {};
+        const { target, link = "local" } = call.servedBy ?? call.attempts.at(-1) ?? {};
         const { id, chunks, bytes, attempts } = call;
         emit({
           event: "call:end",

@@ -48,8 +48,8 @@ export async function load(file = findConfig(), { env, seen }: LoadOptions = {})
   const main = resolve(file);
   const files = new Set<string>();
   const see = (read: string): void => {
+    if (!files.has(read)) seen?.(read);
     files.add(read);
-    seen?.(read);
   };
   const configs = new Set<string>();
   setLoading({ main, configs, files });

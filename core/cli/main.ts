@@ -1,6 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
+import { placeOf } from "./load.ts";
 import { registerCommands, registerCompletion } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 
@@ -20,7 +21,8 @@ function toPort(value: string): number {
   return port;
 }
 
-function build(): Command {
+/** All commands; nothing has run yet. */
+export function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
     .version(ownPackage().version)
@@ -78,6 +80,17 @@ function build(): Command {
           dataDir?: string;
         },
       ) => (await import("./provider.ts")).provider({ ...NONE, ...options }),
+    );
+
+  program
+    .command("init")
+    .description("Make a project of your own in a new folder: a node, or a plugin with its test.")
+    .argument("[folder]", "default: aimo-node")
+    .option("--template <name>", "gateway, provider, single, plugin-router or plugin-transport (default: gateway)")
+    .option("--yes", "ask nothing; without a terminal nothing is asked anyway")
+    .option("--json", "one JSON line; asks nothing")
+    .action(async (folder: string | undefined, options: { template?: string; yes?: boolean; json?: boolean }) =>
+      (await import("./init.ts")).init(folder, options),
     );
 
   program

@@ -26,8 +26,6 @@ export interface Running {
   reload(): Promise<void>;
 }
 
-type Reloadable = AimoNode & { reload(config: NodeConfig): Promise<readonly string[]> };
-
 /** Ends a process whose sockets do not let go. ms */
 const EXIT_WITHIN = 2_000;
 
@@ -93,7 +91,7 @@ export async function run(
       await old?.close();
       return start(next);
     }
-    const changed = await (node as Reloadable).reload(next);
+    const changed = await node.reload(next);
     if (!json) process.stdout.write(`Reloaded: ${changed.join("; ") || "nothing has changed"}.\n`);
     emit({ event: "reload", changed });
     advise(node, next);
