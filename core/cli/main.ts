@@ -1,7 +1,6 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
-import { placeOf } from "./load.ts";
 import { registerCommands, registerCompletion } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 

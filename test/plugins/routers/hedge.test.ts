@@ -1,12 +1,5 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import {
-  createNode,
-  type AimoNode,
-  type Call,
-  type Handler,
-  type NodeConfig,
-  type Plugin,
-} from "../../../core/index.ts";
+import { createNode, type AimoNode, type Call, type Handler, type Plugin } from "../../../core/index.ts";
 import { openai } from "../../../plugins/providers/index.ts";
 import { breaker, hedge, roundRobin } from "../../../plugins/routers/index.ts";
 import { memory } from "../../../plugins/transports/index.ts";
