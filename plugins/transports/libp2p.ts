@@ -1,17 +1,11 @@
 import type { PeerId } from "@libp2p/interface";
-import { privateKeyFromRaw } from "@libp2p/crypto/keys";
-import { identify } from "@libp2p/identify";
-import { noise } from "@libp2p/noise";
-import { tcp } from "@libp2p/tcp";
-import { tls } from "@libp2p/tls";
 import { multiaddr } from "@multiformats/multiaddr";
-import { createLibp2p, type Libp2p, type ServiceFactoryMap } from "libp2p";
+import type { Libp2p, ServiceFactoryMap } from "libp2p";
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { muxer } from "./_muxer.ts";
 
 export interface Libp2pOptions {
   /** Multiaddrs to listen on, `/ip4/0.0.0.0/tcp/4001`; none for a node that only dials out. Default none. */
@@ -62,6 +56,11 @@ const schema = z.strictObject({
   maxConnections: z.number().int().positive().default(4_096),
 });
 
+const ENCRYPTERS = {
+  tls: async () => (await import("@libp2p/tls")).tls(),
+  noise: async () => (await import("@libp2p/noise")).noise(),
+};
+
 /** ms. The first try again is at once, then 250 ms doubling, with jitter, up to this: a node that is back is found within 5 s. */
 const REDIAL_MAX = 3_000;
 const REDIAL_FIRST = 250;
@@ -101,13 +100,22 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
     },
   };
 
-  function createHost(node: AimoNode): Promise<Libp2p> {
+  /** What it imports takes most of the time of a start: who only reads a config does not wait for it. */
+  async function createHost(node: AimoNode): Promise<Libp2p> {
+    const [{ createLibp2p }, { privateKeyFromRaw }, { identify }, { tcp }, { muxer }, encrypters] = await Promise.all([
+      import("libp2p"),
+      import("@libp2p/crypto/keys"),
+      import("@libp2p/identify"),
+      import("@libp2p/tcp"),
+      import("./_muxer.ts"),
+      Promise.all(encrypt.map((name) => ENCRYPTERS[name]())),
+    ]);
     return createLibp2p({
       start: false,
       privateKey: privateKeyFromRaw(node.identity.privateKey()),
       addresses: { listen, announce },
       transports: [tcp()],
-      connectionEncrypters: encrypt.map((name) => (name === "tls" ? tls() : noise())),
+      connectionEncrypters: encrypters,
       streamMuxers: [
         muxer({
           // `stream({ mode: "per-call" })` opens one for each call.
