@@ -119,6 +119,8 @@ export interface OpenCall {
 
 /** Mount in `setup`, open the door in `listen` (everything is set up by then). */
 export interface Frontend {
+  /** The address, when others than this machine can reach it: refused without a plugin that provides `auth`, or `insecure`. */
+  readonly exposed?: string | undefined;
   listen(): Awaitable<void>;
   close(): Awaitable<void>;
 }
@@ -159,7 +161,7 @@ export interface Link {
   readonly single?: true;
   readonly caps: LinkCaps;
   /** Makes a link for one call alone; where there is this, each call gets its own. Rejects when none can be made. */
-  fork?(accept: (link: Link) => LinkEvents): Promise<void>;
+  readonly fork?: ((accept: (link: Link) => LinkEvents) => Promise<void>) | undefined;
   /** Takes the messages of one turn. Neither throws nor rejects; failure is `closed`, once. */
   send(messages: readonly Uint8Array[]): Wait;
   /** With an error: the peer misbehaved or is silent, drop everything. Without: what was sent still arrives. */

@@ -1,4 +1,8 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess, type ChildProcessByStdio } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Cleanup } from "./clean.ts";
@@ -44,6 +48,8 @@ export interface Exit {
 export interface StartOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
+  /** All that it reads. Default: nothing. */
+  input?: string;
   /** ms until `ready` must be there. Default 15,000. */
   within?: number;
   /** When it is killed. Default: with the test. */
@@ -52,6 +58,10 @@ export interface StartOptions {
 
 /** The command that is tested: the built one. */
 export const BIN = fileURLToPath(new URL("../../dist/aimo.mjs", import.meta.url));
+
+/** Nodes leave an entry below it, which those of the developer must not see. */
+const HOME = mkdtempSync(join(tmpdir(), "aimo-home-"));
+process.once("exit", () => rmSync(HOME, { recursive: true, force: true }));
 
 /** Runs `aimo …args` to its end, for commands that end by themselves. */
 export async function runAimo(args: readonly string[], options: StartOptions = {}): Promise<Exit> {
@@ -118,20 +128,22 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinished }: StartOptions): Launched {
+function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTestFinished }: StartOptions): Launched {
   const child = spawn(process.execPath, [BIN, ...args], {
     ...(cwd !== undefined && { cwd }),
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
+      HOME,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
       AIMO_API_KEY: undefined,
       AIMO_DISABLE: undefined,
       ...env,
     },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+    stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+  }) as ChildProcessByStdio<Writable | null, Readable, Readable>;
+  child.stdin?.end(input);
   const seen: AimoEvent[] = [];
   const output = { stdout: "", stderr: "" };
   let next = Promise.withResolvers<void>();

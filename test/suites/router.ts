@@ -1,4 +1,4 @@
-import { expect } from "vitest";
+import { expect } from "./vitest.ts";
 import { createNode, type Plugin, type Router, type Target } from "../../core/index.ts";
 import { call, card, request, target } from "./build.ts";
 import { defineSuite, type Case, type Skip } from "./case.ts";
