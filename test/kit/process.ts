@@ -126,6 +126,8 @@ function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinish
       ...process.env,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
+      // vitest's own.
+      NODE_ENV: undefined,
       AIMO_API_KEY: undefined,
       AIMO_DISABLE: undefined,
       ...env,
