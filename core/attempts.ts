@@ -7,7 +7,7 @@ import type { Listeners } from "./listeners.ts";
 import type { LiveCall } from "./live-call.ts";
 import type { LiveAttempt, Sink, Target } from "./parts.ts";
 import type { Kernel } from "./pipeline.ts";
-import { take } from "./route.ts";
+import { take, type NamedRouter } from "./route.ts";
 import { deadline } from "./runtime.ts";
 import { learn } from "./stats.ts";
 import { createSeal } from "./wire/receipt.ts";
@@ -18,6 +18,7 @@ export interface Run {
   readonly call: LiveCall;
   readonly sink: Sink;
   readonly listeners: Listeners;
+  readonly routers: readonly NamedRouter[];
   readonly without: readonly string[];
   readonly timeouts: { readonly firstChunk: number; readonly gap: number };
   /** Of the request's body as it came: set when a hook may change it. */

@@ -119,6 +119,8 @@ export interface OpenCall {
 
 /** Mount in `setup`, open the door in `listen` (everything is set up by then). */
 export interface Frontend {
+  /** The address, when others than this machine can reach it: refused without a plugin that provides `auth`, or `insecure`. */
+  readonly exposed?: string | undefined;
   listen(): Awaitable<void>;
   close(): Awaitable<void>;
 }

@@ -19,7 +19,7 @@ export interface Kernel {
   readonly settings: Settings;
   readonly hooks: Hooks;
   readonly catalog: Catalog;
-  readonly routers: readonly NamedRouter[];
+  routers(): readonly NamedRouter[];
 }
 
 export interface Pipeline {
@@ -29,6 +29,8 @@ export interface Pipeline {
   readonly calls: Iterable<Call>;
   /** Open calls. */
   readonly size: number;
+  /** Resolves when the calls that run now have ended, at most `ms` later. */
+  settled(ms: number): Promise<void>;
   /** No new calls; resolves when the running ones have ended, which are aborted after `ms`. */
   drain(ms: number): Promise<void>;
 }
@@ -37,13 +39,14 @@ const OVER = "The call is over."; // a bare abort() makes a DOMException with it
 
 /** guards -> candidates -> routers -> attempts -> sink */
 export function createPipeline(kernel: Kernel): Pipeline {
-  const { identity, runtime, settings, hooks, catalog, routers } = kernel;
-  const { limits, timeouts } = settings;
+  const { identity, runtime, settings, hooks, catalog } = kernel;
   const calls = new Map<LiveCall, AbortController>();
+  const checks = new Set<(ended: LiveCall) => void>();
   let drained: (() => void) | undefined;
 
   const open: OpenCall = async (newRequest, sink, { origin, signal, without = [], timeouts: asked }) => {
     const listeners = hooks.current();
+    const { timeouts } = settings;
     const controller = new AbortController();
     const request = createRequest(newRequest, identity.peerId, runtime);
     const call = createCall(request, origin, controller.signal, timeouts.total);
@@ -52,6 +55,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       call,
       sink: counting(sink, call),
       listeners,
+      routers: kernel.routers(),
       without,
       timeouts: shorter(timeouts, asked),
     };
@@ -74,6 +78,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
     if (stopDeadline) stopDeadline();
     signal.removeEventListener("abort", leave);
     calls.delete(call);
+    for (const check of checks) check(call);
     if (outcome.status === "error" && outcome.error) {
       const { error, receipt } = outcome;
       const attempt = call.servedBy ?? call.attempts.findLast((each) => each.error === error);
@@ -91,16 +96,16 @@ export function createPipeline(kernel: Kernel): Pipeline {
   function refuse(): AimoError | undefined {
     const retryAfter = 1_000;
     if (drained) return new AimoError("OVERLOADED", "The node is shutting down; ask another one.", { retryAfter });
-    if (calls.size < limits.calls) return undefined;
+    if (calls.size < settings.limits.calls) return undefined;
     return new AimoError(
       "OVERLOADED",
-      `All ${limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
+      `All ${settings.limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
       { retryAfter },
     );
   }
 
   async function serve(run: Run): Promise<Verdict> {
-    const { request, call, listeners, without } = run;
+    const { request, call, listeners, routers, without } = run;
     // A receipt is about what the other side sent, whatever becomes of it here.
     if (listeners.has("frame:request")) run.digest = sha256(request.body);
     await listeners.guard("call:start", call, request);
@@ -123,13 +128,24 @@ export function createPipeline(kernel: Kernel): Pipeline {
     route(newRequest, origin) {
       const request = createRequest(newRequest, identity.peerId, runtime);
       const call = createCall(request, origin, new AbortController().signal, 0);
-      return decide(routers, () => catalog.find(request, origin), request, call);
+      return decide(kernel.routers(), () => catalog.find(request, origin), request, call);
     },
     get calls() {
       return calls.keys();
     },
     get size() {
       return calls.size;
+    },
+    async settled(ms) {
+      const left = new Set(calls.keys());
+      if (left.size === 0) return;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const check = (call: LiveCall): void => void (left.delete(call) && left.size === 0 && resolve());
+      checks.add(check);
+      const stop = runtime.setTimeout(ms, resolve);
+      await promise;
+      stop();
+      checks.delete(check);
     },
     drain(ms) {
       const { promise, resolve } = Promise.withResolvers<void>();

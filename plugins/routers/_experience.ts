@@ -4,13 +4,14 @@ import type { AimoError, Attempt } from "../../core/index.ts";
 interface Seen {
   /** Unix ms of the last attempt. */
   askedAt: number;
-  /** Attempts of late that it did not refuse, as it was at `countedAt`: each counts 1 and fades within `WINDOW`. */
-  taken: number;
+  /** Attempts of late, and those of them that it refused, as they were at `countedAt`: each counts 1 and fades within `WINDOW`. */
+  asked: number;
+  refused: number;
   countedAt: number;
   /** 0 … 1, as it was at `failedAt`. */
   failing: number;
   failedAt: number;
-  /** What `taken` may be, as it was at `cutAt`; it grows. */
+  /** What `asked` may be, as it was at `cutAt`; it grows. */
   cap: number | undefined;
   cutAt: number;
 }
@@ -32,12 +33,12 @@ const WINDOW = 10_000;
 const FORGIVEN = 60_000;
 /** The newest attempt counts this much. */
 const WEIGHT = 0.2;
-/** What is left of the rate that a target took until it refused: less at once and more slowly, as TCP does. */
+/** What is left of the rate that a target took when it refuses. */
 const CUT = 0.8;
 /** One that takes nothing is asked three times a minute. */
 const LEAST = 0.1;
-/** The share that comes back in a second. */
-const GROWTH = 1 / 60;
+/** ms until it has doubled again: slowly at first, then ever faster, as TCP's CUBIC does. */
+const DOUBLED = 30_000;
 /** Refusals within this time are one. ms */
 const BURST = 1_000;
 
@@ -45,9 +46,10 @@ export function createExperience(): Experience {
   const known = new Map<string, Seen>();
 
   function touch(id: string): Seen {
-    const seen = known.get(id) ?? {
+    const seen: Seen = known.get(id) ?? {
       askedAt: 0,
-      taken: 0,
+      asked: 0,
+      refused: 0,
       countedAt: 0,
       failing: 0,
       failedAt: 0,
@@ -68,23 +70,27 @@ export function createExperience(): Experience {
       if (seen === undefined) return { failing: 0, isAbove: false };
       const failing = failingOf(seen, now);
       if (seen.cap === undefined) return { failing, isAbove: false };
-      const cap = seen.cap * (1 + ((now - seen.cutAt) / 1_000) * GROWTH);
-      return { failing, isAbove: takenOf(seen, now) >= cap, cap: Math.round((cap * 60_000) / WINDOW) };
+      const cap = seen.cap * (1 + ((now - seen.cutAt) / DOUBLED) ** 3);
+      return {
+        failing,
+        isAbove: seen.asked * fade(now - seen.countedAt, WINDOW) >= cap,
+        cap: Math.round((cap * 60_000) / WINDOW),
+      };
     },
     asked(id, now) {
       const seen = touch(id);
-      seen.taken = takenOf(seen, now) + 1;
-      seen.countedAt = seen.askedAt = now;
+      count(seen, now);
+      seen.asked++;
+      seen.askedAt = now;
     },
     learn(id, { error, startedAt }, now) {
       if (error?.code === "CANCELLED") return;
       const seen = touch(id);
       if (error && isRefusal(error)) {
-        // It took all but this one: what is counted from now on is what it takes.
-        seen.taken = Math.max(0, takenOf(seen, now) - fade(now - startedAt, WINDOW));
-        seen.countedAt = now;
+        count(seen, now);
+        seen.refused += fade(now - startedAt, WINDOW);
         if (seen.cap !== undefined && now - seen.cutAt < BURST) return;
-        seen.cap = Math.max(LEAST, CUT * seen.taken);
+        seen.cap = Math.max(LEAST, CUT * (seen.asked - seen.refused));
         seen.cutAt = now;
         return;
       }
@@ -95,8 +101,12 @@ export function createExperience(): Experience {
   };
 }
 
-function takenOf({ taken, countedAt }: Seen, now: number): number {
-  return taken * fade(now - countedAt, WINDOW);
+/** Lets the counts fade until now. */
+function count(seen: Seen, now: number): void {
+  const left = fade(now - seen.countedAt, WINDOW);
+  seen.asked *= left;
+  seen.refused *= left;
+  seen.countedAt = now;
 }
 
 function failingOf({ failing, failedAt }: Seen, now: number): number {

@@ -8,9 +8,9 @@ import { createExperience } from "./_experience.ts";
 export interface ScoreOptions {
   /** How much each figure counts: its exponent, 0 = not at all. */
   weights?: {
-    /** What the request should cost. Default 2: half the price, four times the calls. */
+    /** What the request should cost. Default 3: half the price, eight times the calls. */
     price?: number;
-    /** Time to the first chunk. Default 1. */
+    /** Time to the first chunk. Default 3. */
     firstChunk?: number;
     /** Chunks in a second. Default 1. */
     throughput?: number;
@@ -29,8 +29,8 @@ const weight = z.number().nonnegative();
 const schema = z.strictObject({
   weights: z
     .strictObject({
-      price: weight.default(2),
-      firstChunk: weight.default(1),
+      price: weight.default(3),
+      firstChunk: weight.default(3),
       throughput: weight.default(1),
       success: weight.default(8),
       load: weight.default(1),
@@ -45,8 +45,8 @@ const LONG_AGO = 60_000;
 /** What is free counts as this share of the cheapest that costs something. */
 const FREE = 0.1;
 /** How much is left of the weight of a target above what it has taken of late, and of one that asked to be left alone. */
-const ABOVE = 1e-3;
-const LIMITED = 1e-6;
+const ABOVE = 1e-9;
+const LIMITED = 1e-12;
 
 interface Weighed {
   readonly targets: readonly Target[];

@@ -66,7 +66,11 @@ export function runMicro(): Timing[] {
     time("encode the head of a REQUEST", () => void encode(head)),
     time("decode and check it", () => void decodeHead(Type.REQUEST, encoded)),
     ...[0, 1, 3].map((count) => {
-      const hooks = createHooks(systemRuntime, 5_000, () => undefined);
+      const hooks = createHooks(
+        systemRuntime,
+        () => 5_000,
+        () => undefined,
+      );
       for (let n = 0; n < count; n++) hooks.on("frame:chunk", () => undefined, `plugin-${n}`);
       const listeners = hooks.current();
       return time(`frame:chunk through ${count} listeners`, () => void listeners.guard("frame:chunk", chunk, call));

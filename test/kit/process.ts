@@ -1,4 +1,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Cleanup } from "./clean.ts";
@@ -52,6 +55,10 @@ export interface StartOptions {
 
 /** The command that is tested: the built one. */
 export const BIN = fileURLToPath(new URL("../../dist/aimo.mjs", import.meta.url));
+
+/** Nodes leave an entry below it, which those of the developer must not see. */
+const HOME = mkdtempSync(join(tmpdir(), "aimo-home-"));
+process.once("exit", () => rmSync(HOME, { recursive: true, force: true }));
 
 /** Runs `aimo …args` to its end, for commands that end by themselves. */
 export async function runAimo(args: readonly string[], options: StartOptions = {}): Promise<Exit> {
@@ -124,6 +131,7 @@ function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinish
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
+      HOME,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
       AIMO_API_KEY: undefined,
