@@ -42,6 +42,8 @@ export interface Exit {
 }
 
 export interface StartOptions {
+  /** What the arguments are for, in a process group of its own. Default: the built command. */
+  command?: readonly [string, ...string[]];
   env?: Record<string, string | undefined>;
   cwd?: string;
   /** ms until `ready` must be there. Default 15,000. */
@@ -118,9 +120,13 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinished }: StartOptions): Launched {
-  const child = spawn(process.execPath, [BIN, ...args], {
+function launch(args: readonly string[], options: StartOptions): Launched {
+  const { command = [process.execPath, BIN], env = {}, cwd, cleanup = onTestFinished } = options;
+  const detached = options.command !== undefined;
+  const [program, ...before] = command;
+  const child = spawn(program, [...before, ...args], {
     ...(cwd !== undefined && { cwd }),
+    detached,
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
@@ -154,7 +160,8 @@ function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinish
   });
   void exit.then(wake, wake);
   cleanup(async () => {
-    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
+    if (detached) killGroup(child.pid as number);
+    else if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
     await exit.catch(() => undefined);
   });
   return {
@@ -173,4 +180,13 @@ function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinish
       signal.removeEventListener("abort", stop);
     },
   };
+}
+
+/** Whoever is left of it. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // nobody
+  }
 }
