@@ -160,7 +160,7 @@ describe("what a node is deployed with", () => {
     },
   );
 
-  it.each(NODES)("%s: systemd takes its unit as it is", (template, context) => {
+  it.for(NODES)("%s: systemd takes its unit as it is", (template, context) => {
     const cwd = project(template);
     const unit = join(folder, `${template}.service`);
     const text = readFileSync(join(cwd, "aimo.service"), "utf8");
