@@ -137,6 +137,16 @@ describe("a plugin", () => {
     expect((await collect(node, chat("m"))).text).toBe("b");
   });
 
+  it("is not asked to take what another source, or nobody, says of it", async () => {
+    const update = (): boolean => true;
+    const node = await start({ plugins: [{ name: "a-a", options: { n: 1 }, update }] });
+    const edited: Plugin = { name: "a-a", options: { n: 2 }, update: () => true, close: () => undefined };
+    const log: string[] = [];
+    await reload(node, { plugins: [{ ...edited, setup: () => void log.push("edited") }] });
+    await reload(node, { plugins: [{ name: "a-a", update, setup: () => void log.push("without options") }] });
+    expect(log).toEqual(["edited", "without options"]);
+  });
+
   it("that needs what another plugin gives now is made anew with it, and one behind that, too", async () => {
     const log: string[] = [];
     const make = (n: number): Plugin[] => [
