@@ -467,6 +467,11 @@ describe("a config that cannot work", () => {
     frontend: { listen: () => void log.push(`listen ${n}`), close: () => void log.push(`shut ${n}`) },
     close: () => void log.push(`close ${n}`),
   });
+  const refusing = (n: number): Plugin => ({
+    name: "x-updated",
+    options: { n },
+    update: () => Promise.reject(new Error("no disk")),
+  });
   const bad: Record<string, Plugin> = {
     "fails in setup": {
       name: "x-bad",
@@ -478,11 +483,7 @@ describe("a config that cannot work", () => {
       name: "x-bad",
       frontend: { listen: () => Promise.reject(new Error("no disk")), close: () => undefined },
     },
-    "fails to take its options": {
-      name: "x-updated",
-      options: { n: 2 },
-      update: () => Promise.reject(new Error("no disk")),
-    },
+    "fails to take its options": refusing(2),
   };
   for (const [what, plugin] of Object.entries(bad))
     it(`since a plugin ${what} leaves all as it was, and closes what was up already`, async () => {
@@ -493,13 +494,7 @@ describe("a config that cannot work", () => {
         options: { n },
         update: (next) => (options.push(next.options), true),
       });
-      const updated: Plugin = {
-        name: "x-updated",
-        options: { n: 1 },
-        update() {
-          throw new Error("no disk");
-        },
-      };
+      const updated = refusing(1);
       const old = provider("p", pieces("o", "ld"));
       const node = await start({ plugins: [old, updating(1), updated, door(log, 1)], timeouts: { gap: 1_000 } });
       log.length = 0;
