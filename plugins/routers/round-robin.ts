@@ -16,5 +16,5 @@ export function roundRobin(): Plugin {
     for (let i = 0; i < targets.length; i++) yield targets[(turn + i) % targets.length] as Target;
   }
 
-  return { name: "router-round-robin", router: { select } };
+  return { name: "router-round-robin", options: {}, router: { select } };
 }
