@@ -61,8 +61,22 @@ export interface Settings extends Required<Omit<NodeConfig, "dataDir" | "timeout
   readonly limits: Readonly<Required<NonNullable<NodeConfig["limits"]>>>;
 }
 
+/** What a config file may say beside a config, or instead of a part of it. */
+export interface ConfigFile extends Partial<NodeConfig> {
+  /** Configs that lie under this one: files, folders or packages. The nearest wins: plugins by name, fields deeply, lists as a whole. */
+  extends?: string | readonly string[];
+  /** What holds in one environment only: that of `--env` or NODE_ENV, else production; development for `aimo dev`. */
+  $production?: Partial<NodeConfig>;
+  $development?: Partial<NodeConfig>;
+  $test?: Partial<NodeConfig>;
+  /** The same for environments of other names. */
+  $env?: Readonly<Record<string, Partial<NodeConfig>>>;
+}
+
 /** Gives the config its type. */
-export function defineConfig(config: NodeConfig): NodeConfig {
+export function defineConfig(config: NodeConfig): NodeConfig;
+export function defineConfig(config: ConfigFile): ConfigFile;
+export function defineConfig(config: ConfigFile): ConfigFile {
   return config;
 }
 

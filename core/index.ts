@@ -39,7 +39,14 @@ export type {
 export type { NodeServices, Plugin, PluginList, ServiceName } from "./plugin.ts";
 
 // The kernel.
-export { checkOptions, defineConfig, type NodeConfig, type Settings, type StandardSchema } from "./config.ts";
+export {
+  checkOptions,
+  defineConfig,
+  type ConfigFile,
+  type NodeConfig,
+  type Settings,
+  type StandardSchema,
+} from "./config.ts";
 export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";

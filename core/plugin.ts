@@ -102,7 +102,7 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
     checkPlugin(plugin);
     if (names.has(plugin.name))
       throw invalid(
-        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`).`,
+        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.`,
         plugin.name,
       );
     names.add(plugin.name);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
-import { placeOf } from "./load.ts";
+import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
   json?: boolean;
@@ -32,7 +32,17 @@ function build(): Command {
 
   common(program.command("start").description("Start the node that a config file describes."))
     .option("-c, --config <file>", "default: aimo.config.ts in this folder")
-    .action(async (options: Common & { config?: string }) => (await import("./start.ts")).start(options));
+    .option("--env <name>", "environment: `$name` in the config, `.env.name` (default: NODE_ENV, else production)")
+    .addHelpText("after", "\nSIGHUP reads the config again; calls that run go on.")
+    .action(async (options: Common & { config?: string; env?: string }) => (await import("./start.ts")).start(options));
+
+  common(program.command("dev").description("The same while you work on it: takes what changes in the config at once."))
+    .option("-c, --config <file>", "default: aimo.config.ts in this folder; without one, a demo until there is one")
+    .option("--env <name>", "environment, as for start (default: NODE_ENV, else development)")
+    .option("--port <number>", "port of the demo's API; 0 picks a free one", toPort, 8_000)
+    .action(async (options: Common & { config?: string; env?: string; port: number }) =>
+      (await import("./dev.ts")).dev(options),
+    );
 
   common(
     program
@@ -109,9 +119,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 /** One sentence on stderr; the stack only with DEBUG=aimo. */
 function explain(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-  const place = placeOf(error);
-  const message = error instanceof Error ? error.message : String(error);
-  console.error(`aimo: ${place ? `${place}: ` : ""}${message}`);
+  console.error(`aimo: ${sentenceOf(error)}`);
   if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
   return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
 }

@@ -44,6 +44,8 @@ export interface Exit {
 export interface StartOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
+  /** Another `aimo.mjs` than the one built here. */
+  bin?: string;
   /** ms until `ready` must be there. Default 15,000. */
   within?: number;
   /** When it is killed. Default: with the test. */
@@ -118,14 +120,19 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinished }: StartOptions): Launched {
-  const child = spawn(process.execPath, [BIN, ...args], {
+function launch(
+  args: readonly string[],
+  { env = {}, cwd, bin = BIN, cleanup = onTestFinished }: StartOptions,
+): Launched {
+  const child = spawn(process.execPath, [bin, ...args], {
     ...(cwd !== undefined && { cwd }),
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
+      // vitest's own.
+      NODE_ENV: undefined,
       AIMO_API_KEY: undefined,
       AIMO_DISABLE: undefined,
       ...env,
