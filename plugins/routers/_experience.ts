@@ -87,7 +87,8 @@ export function createExperience(): Experience {
       seen.askedAt = now;
     },
     learn(id, { error, startedAt }, now) {
-      if (error?.code === "CANCELLED") return;
+      // What the client did wrong or gave up says nothing of the target, not even that it is well.
+      if (error && !isFailure(error)) return;
       const seen = touch(id);
       if (error && isRefusal(error)) {
         count(seen, now);
@@ -98,7 +99,7 @@ export function createExperience(): Experience {
         return;
       }
       const failing = failingOf(seen, now);
-      seen.failing = failing + WEIGHT * (Number(error !== undefined && isFailure(error)) - failing);
+      seen.failing = failing + WEIGHT * (Number(error !== undefined) - failing);
       seen.failedAt = now;
     },
   };
