@@ -154,7 +154,8 @@ describe("`aimo config`", () => {
   it("shows every value with its default, where it comes from, and no secret", async () => {
     const { options } = place(layered);
     const env = { ...options.env, AIMO_DISABLE: "provider-openai" };
-    const run = (...args: string[]): Promise<Exit> => runAimo(["config", "--env", "production", ...args], { ...options, env });
+    const run = (...args: string[]): Promise<Exit> =>
+      runAimo(["config", "--env", "production", ...args], { ...options, env });
     const asJson = await run("--json", "--disable", "router-round-robin");
     const { config, from } = said(asJson) as unknown as {
       config: Record<string, unknown>;
