@@ -135,12 +135,7 @@ function hooks(source: Source): string {
   const fields = fieldsOf(type, source);
   const refuses = ({ path, type: signature }: Field): boolean =>
     path === "frame:chunk" || (signature.endsWith("Awaitable<void>") && !path.startsWith("node:"));
-  const exported = source.exports("core/index.ts");
-  const named = [...exported.values()].filter(
-    (symbol) =>
-      symbol.flags & ts.SymbolFlags.Interface &&
-      fields.some((field) => new RegExp(`\\b${symbol.name}\\b`).test(field.type)),
-  );
+  const named = given(fields, source);
   return page(
     "Hooks",
     "The named points in the life of a node, a call and a frame, and what a listener is given.",
@@ -165,6 +160,23 @@ function hooks(source: Source): string {
       ),
     ),
   );
+}
+
+/** The interfaces that these fields speak of, and those that they speak of; what the node itself can do is another matter. */
+function given(fields: readonly Field[], source: Source): ts.Symbol[] {
+  const found = new Set<ts.Symbol>();
+  const interfaces = [...source.exports("core/index.ts").values()].filter(
+    ({ flags }) => flags & ts.SymbolFlags.Interface,
+  );
+  const visit = (list: readonly Field[]): void => {
+    for (const symbol of interfaces) {
+      if (found.has(symbol) || !list.some(({ type }) => new RegExp(`\\b${symbol.name}\\b`).test(type))) continue;
+      found.add(symbol);
+      if (symbol.name !== "AimoNode") visit(fieldsOf(source.checker.getDeclaredTypeOfSymbol(symbol), source));
+    }
+  };
+  visit(fields);
+  return interfaces.filter((symbol) => found.has(symbol));
 }
 
 function errors(source: Source): string {

@@ -137,6 +137,8 @@ function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTes
       HOME,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
+      // vitest's own.
+      NODE_ENV: undefined,
       AIMO_API_KEY: undefined,
       AIMO_DISABLE: undefined,
       ...env,
