@@ -49,7 +49,7 @@ describe("the socket", () => {
     const [entry = ""] = entries();
     expect(await ask(join(home, ".aimo/run", entry), "/node")).toMatchObject({ status: 200, body: { id: node.id } });
     await node.close();
-    expect(readdirSync(dataDir)).toEqual(["node.key"]);
+    expect(existsSync(socketOf(dataDir))).toBe(false);
     expect(entries()).toEqual([]);
   });
 
@@ -61,7 +61,7 @@ describe("the socket", () => {
     expect(await ask(socket, "/node")).toMatchObject({ body: { id: plain.id, dataDir: null } });
     const dataDir = join(home, "d".repeat(100));
     const long = await start([], { dataDir });
-    expect(readdirSync(dataDir)).toEqual(["node.key"]);
+    expect(readdirSync(dataDir)).not.toContain("admin.sock");
     const ids = await Promise.all(
       entries().map(async (name) => (await ask(join(home, ".aimo/run", name), "/node")).body["id"]),
     );
@@ -81,7 +81,7 @@ describe("the socket", () => {
     await once(other, "exit");
     expect(existsSync(socketOf(dataDir))).toBe(true);
     const node = await start([], { dataDir });
-    await expect(start([], { dataDir })).rejects.toThrow("another node runs with this data dir");
+    await expect(start([], { dataDir })).rejects.toThrow(/data dir .* in use by another node/);
     expect(await ask(socketOf(dataDir), "/node")).toMatchObject({ body: { id: node.id } });
   });
 
