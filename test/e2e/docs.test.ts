@@ -24,7 +24,7 @@ const blocks = PAGES.flatMap(blocksOf);
 const place = ({ page, line }: Block): string => `${page}:${line}`;
 const runnable = (language: string) =>
   blocks.filter((block) => block.language === language && !block.notRun).map((block) => [place(block), block] as const);
-const isConfig = ({ file = "" }: Block): boolean => file === "aimo.config.ts";
+const isConfig = ({ file = "" }: Pick<Block, "file">): boolean => file.endsWith(".config.ts");
 
 let upstream: Upstream;
 let gateway: AimoProcess;
@@ -44,7 +44,7 @@ describe("shell", () => {
 
 describe("configs", () => {
   test.each(runnable("ts").filter(([, block]) => isConfig(block)))("%s starts a node", async (_, block) => {
-    await run(await world(block), "aimo start\n");
+    await run(await world(block), `aimo start --config ${block.file}\n`);
   });
 });
 
@@ -100,7 +100,7 @@ async function world({ page, text, file }: Block): Promise<World> {
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   const home = join(folder, "home");
   // The block's own gateway, or the one that all share.
-  const own = /\baimo (gateway|start|dev|demo)\b/.test(text) || file === "aimo.config.ts";
+  const own = /\baimo (gateway|start|dev|demo)\b/.test(text) || isConfig({ file });
   const [port, peers] = [await freePort(), await freePort()];
   const api = own ? `http://127.0.0.1:${port}` : gateway.api;
   const kept = text.includes("4f…c2") ? await keptReply() : "";
@@ -134,7 +134,15 @@ async function world({ page, text, file }: Block): Promise<World> {
   writeFileSync(join(home, ".curlrc"), "fail-with-body\nsilent\nshow-error\nmax-time = 30\n");
   const path = [bin, dirname(process.execPath), process.env["PATH"]].join(delimiter);
   const said = text.includes("AIMO_API_KEY") ? { AIMO_API_KEY: "sk-docs-12345" } : { AIMO_API_KEY: undefined };
-  const env = { ...process.env, ...said, HOME: home, PATH: path, NO_COLOR: "1", AIMO_DISABLE: undefined };
+  const env = {
+    ...process.env,
+    ...said,
+    HOME: home,
+    PATH: path,
+    NO_COLOR: "1",
+    AIMO_DISABLE: undefined,
+    NODE_ENV: undefined,
+  };
   return { folder, env, substitute };
 }
 
