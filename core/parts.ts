@@ -161,7 +161,7 @@ export interface Link {
   readonly single?: true;
   readonly caps: LinkCaps;
   /** Makes a link for one call alone; where there is this, each call gets its own. Rejects when none can be made. */
-  fork?(accept: (link: Link) => LinkEvents): Promise<void>;
+  readonly fork?: ((accept: (link: Link) => LinkEvents) => Promise<void>) | undefined;
   /** Takes the messages of one turn. Neither throws nor rejects; failure is `closed`, once. */
   send(messages: readonly Uint8Array[]): Wait;
   /** With an error: the peer misbehaved or is silent, drop everything. Without: what was sent still arrives. */

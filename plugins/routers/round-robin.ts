@@ -17,5 +17,5 @@ export function roundRobin(): Plugin {
     for (let i = 0; i < targets.length; i++) yield targets[(turn + i) % targets.length] as Target;
   }
 
-  return { name: "router-round-robin", router: { select: byModel(select) } };
+  return { name: "router-round-robin", options: {}, router: { select: byModel(select) } };
 }

@@ -1,7 +1,8 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess, type ChildProcessByStdio } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Cleanup } from "./clean.ts";
@@ -47,6 +48,8 @@ export interface Exit {
 export interface StartOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
+  /** All that it reads. Default: nothing. */
+  input?: string;
   /** ms until `ready` must be there. Default 15,000. */
   within?: number;
   /** When it is killed. Default: with the test. */
@@ -125,7 +128,7 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinished }: StartOptions): Launched {
+function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTestFinished }: StartOptions): Launched {
   const child = spawn(process.execPath, [BIN, ...args], {
     ...(cwd !== undefined && { cwd }),
     // Colours and a key of the developer's own shell must not reach what is tested.
@@ -134,12 +137,15 @@ function launch(args: readonly string[], { env = {}, cwd, cleanup = onTestFinish
       HOME,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
+      // vitest's own.
+      NODE_ENV: undefined,
       AIMO_API_KEY: undefined,
       AIMO_DISABLE: undefined,
       ...env,
     },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+    stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+  }) as ChildProcessByStdio<Writable | null, Readable, Readable>;
+  child.stdin?.end(input);
   const seen: AimoEvent[] = [];
   const output = { stdout: "", stderr: "" };
   let next = Promise.withResolvers<void>();

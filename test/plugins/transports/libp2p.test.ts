@@ -123,16 +123,20 @@ it("refuses what is no address, and a port that is taken, in one sentence", asyn
   });
 });
 
-it("takes services of other plugins before it is made, and none later", async () => {
-  const made: string[] = [];
-  const plugin: Plugin = {
-    name: "transport-extending",
-    needs: ["libp2p"],
-    setup: (node) => node.use("libp2p").extend({ extra: () => void made.push(node.id) }),
-  };
-  await using node = await start({ listen: LISTEN }, plugin, quiet);
-  expect(made).toEqual([node.id]);
-  expect(() => node.use("libp2p").extend({ late: () => undefined })).toThrow(/services are added in `setup`/);
+it("takes another plugin's transport, and lets go of it with that; the last one stops the host", async () => {
+  await using node = await start({ listen: LISTEN });
+  const service = node.use("libp2p");
+  const on: string[] = [];
+  const detach = await service.attach((host) => {
+    on.push(host.status);
+    return () => void on.push("off");
+  });
+  expect(on).toEqual(["started"]);
+  await detach();
+  expect(on).toEqual(["started", "off"]);
+  expect((await service.host()).status).toBe("started");
+  await node.reload({ plugins: [libp2p({ listen: LISTEN }), quiet], drain: 0 });
+  await expect.poll(() => service.addresses).toEqual([]);
 });
 
 it("is missed by name when it was switched off", async () => {
