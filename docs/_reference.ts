@@ -210,6 +210,8 @@ function errors(source: Source): string {
 function config(source: Source): string {
   const type = source.checker.getDeclaredTypeOfSymbol(source.declared("core/config.ts", "NodeConfig"));
   const fields = fieldsOf(type, source, (symbol) => symbol.name === "__type");
+  const file = source.checker.getDeclaredTypeOfSymbol(source.declared("core/config.ts", "ConfigFile"));
+  const beside = fieldsOf(file, source).filter(({ path }) => !fields.some((field) => field.path === path));
   const settings = resolveConfig({ plugins: [] }) as unknown as Record<string, unknown>;
   const valueAt = (path: string): unknown =>
     path.split(".").reduce<unknown>((value, key) => (value as Record<string, unknown> | undefined)?.[key], settings);
@@ -224,6 +226,12 @@ function config(source: Source): string {
         const group = typeof value === "object" && !Array.isArray(value);
         return row(field, group || field.required ? undefined : value, "the config");
       }),
+    ),
+    "## In a file",
+    docOf(source.declared("core/config.ts", "ConfigFile"), source),
+    table(
+      ["field", "type", "meaning"],
+      beside.map(({ path, type: of, text }) => [code(path), code(of), text]),
     ),
   );
 }
