@@ -46,13 +46,18 @@ export interface Call {
   /** In a handler: aborts when this attempt is given up or the call ends. Elsewhere: when the call ends. */
   readonly signal: AbortSignal;
   readonly attempts: readonly Attempt[];
+  /** The attempt whose answer the client gets: known when something of substance passes. */
+  readonly servedBy?: Attempt;
   /** Chunks and body bytes that were passed to the client so far. */
   readonly chunks: number;
   readonly bytes: number;
-  /** Added to the head of the answer (X-Aimo-…, RateLimit). */
+  /** Added to the head of the answer, also of an error (X-Aimo-…, RateLimit). */
   readonly headers: Headers;
-  /** Set by a router: the next target is asked too when nothing of substance came after so many ms. */
-  hedgeAfter?: number;
+  /**
+   * Set by a router: when nothing of substance came after so many ms, the next target is asked too, if it has the same
+   * model. Read again at that moment, so that it may be taken back.
+   */
+  hedgeAfter?: number | undefined;
 }
 
 /** How a call ended, told exactly once. */

@@ -19,8 +19,8 @@ export interface Offer {
 /** Who offers what: the targets, from local providers and from adverts. */
 export interface Catalog {
   readonly targets: Iterable<Target>;
-  addProvider(provider: Provider): () => void;
-  addTranslator(translator: Translator): void;
+  /** The local providers and the translators from now on, instead of those before: the former come before all peers, in this order. */
+  serve(providers: readonly Provider[], translators?: readonly Translator[]): void;
   /** What a peer offers now, instead of what it offered before. */
   offer(peer: string, offers: readonly Offer[], load: number | undefined, handle: (target: string) => Handler): void;
   withdraw(peer: string): void;
@@ -31,10 +31,19 @@ export interface Catalog {
 }
 
 /** `relay`: peers may name targets of third nodes. */
-export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listeners, "tell">, relay = false): Catalog {
-  const providers = new Map<Provider, readonly ModelCard[]>();
-  const groups = new Map<object | string, readonly Target[]>();
-  const translators: Translator[] = [];
+export function createCatalog(
+  self: string,
+  runtime: Runtime,
+  hooks: Pick<Listeners, "tell">,
+  relay: () => boolean = () => false,
+): Catalog {
+  let providers: readonly Provider[] = [];
+  let translators: readonly Translator[] = [];
+  /** The lists of models that the local targets are made of. */
+  let lists: readonly (readonly ModelCard[])[] = [];
+  let own: readonly Target[] = [];
+  let stale = false;
+  const peers = new Map<string, readonly Target[]>();
   const stats = new Map<string, Mutable<TargetStats>>();
   const gone = new Map<string, number>();
   let byModel = new Map<string, Target[]>();
@@ -49,12 +58,20 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
     return found;
   }
 
-  /** Replaces one provider's or one peer's targets. */
-  function put(group: object | string, next: readonly Target[]): void {
-    const before = groups.get(group) ?? [];
-    if (next.length > 0) groups.set(group, next);
-    else groups.delete(group);
-    byModel = Map.groupBy([...groups.values()].flat(), (target) => target.model.id);
+  function all(): Target[] {
+    return [own, ...peers.values()].flat();
+  }
+
+  /** Replaces one peer's targets. */
+  function put(peer: string, next: readonly Target[]): void {
+    const before = peers.get(peer) ?? [];
+    if (next.length > 0) peers.set(peer, next);
+    else peers.delete(peer);
+    changed(before, next);
+  }
+
+  function changed(before: readonly Target[], next: readonly Target[]): void {
+    byModel = Map.groupBy(all(), (target) => target.model.id);
     const now = new Set(next.map((target) => target.id));
     const then = new Set(before.map((target) => target.id));
     const removed = before.filter((target) => !now.has(target.id));
@@ -95,29 +112,29 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
 
   /** A provider shows a changed list by giving a new array. */
   function refresh(): void {
-    let changed = false;
-    for (const [provider, known] of providers) {
-      if (provider.models === known) continue;
-      changed = true;
-      providers.set(provider, provider.models);
-      put(
-        provider,
-        provider.models.map((card) => make(self, provider.name, card, () => provider.handle)),
-      );
-    }
-    if (changed) offers = [...providers].map(([provider, models]) => ({ provider: provider.name, models }));
+    if (stale || providers.some(({ models }, i) => models !== lists[i])) rebuild();
+  }
+
+  function rebuild(): void {
+    const before = own;
+    stale = false;
+    lists = providers.map(({ models }) => models);
+    offers = providers.map(({ name: provider }, i) => ({ provider, models: lists[i] ?? [] }));
+    own = providers.flatMap(({ name: provider, handle }, i) =>
+      (lists[i] ?? []).map((card) => make(self, provider, card, () => handle)),
+    );
+    changed(before, own);
   }
 
   function missing(request: Readonly<RequestFrame>): AimoError {
     const { model, providerId } = request;
     const until = Math.max(gone.get(model ?? "") ?? 0, gone.get(providerId ?? "") ?? 0);
-    if (groups.size === 0 || until > runtime.now()) {
-      const what =
-        groups.size === 0 ? "No provider is connected" : `No provider offers ${name(model ?? providerId)} right now`;
+    const none = all().length === 0;
+    if (none || until > runtime.now()) {
+      const what = none ? "No provider is connected" : `No provider offers ${name(model ?? providerId)} right now`;
       return new AimoError("NO_PROVIDER", `${what}; try again shortly.`, { retryAfter: 2_000, param: "model" });
     }
-    const pinned =
-      providerId !== undefined && ![...groups.values()].flat().some((target) => matches(target, providerId));
+    const pinned = providerId !== undefined && !all().some((target) => matches(target, providerId));
     if (pinned)
       return new AimoError("PROVIDER_NOT_FOUND", `There is no provider ${name(providerId)}.`, { param: "model" });
     const where = providerId === undefined ? "" : ` at the provider ${name(providerId)}`;
@@ -134,23 +151,19 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
   return {
     get targets() {
       refresh();
-      return [...groups.values()].flat();
+      return all();
     },
-    addProvider(provider) {
-      providers.set(provider, []);
-      return () => {
-        providers.delete(provider);
-        put(provider, []);
-        offers = offers.filter((offer) => offer.provider !== provider.name);
-      };
+    serve(next, bridges = []) {
+      translators = bridges;
+      providers = next;
+      stale = true;
     },
-    addTranslator: (translator) => void translators.push(translator),
     offer: (peer, list, load, handle) =>
       put(
         peer,
         list.flatMap(({ provider, models }) => models.map((card) => make(peer, provider, card, handle, load))),
       ),
-    withdraw: (peer) => groups.has(peer) && put(peer, []),
+    withdraw: (peer) => peers.has(peer) && put(peer, []),
     local() {
       refresh();
       return offers;
@@ -159,12 +172,10 @@ export function createCatalog(self: string, runtime: Runtime, hooks: Pick<Listen
       refresh();
       const { type, model, fallbacks = [], providerId } = request;
       const named =
-        model === undefined
-          ? [...groups.values()].flat()
-          : [...new Set([model, ...fallbacks])].flatMap((id) => byModel.get(id) ?? []);
+        model === undefined ? all() : [...new Set([model, ...fallbacks])].flatMap((id) => byModel.get(id) ?? []);
       const open = named.filter(
         (target) =>
-          (target.local || origin.kind !== "peer" || (relay && target.id === providerId)) &&
+          (target.local || origin.kind !== "peer" || (relay() && target.id === providerId)) &&
           (providerId === undefined || matches(target, providerId)),
       );
       const native = open.filter((target) => target.model.types.includes(type));

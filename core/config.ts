@@ -8,7 +8,7 @@ export interface NodeConfig {
   plugins: PluginList;
   /** Plugins to leave out: a name (all its instances) or `name:instance`. */
   disable?: readonly string[];
-  /** Where the node's key lies; without it the node has a new id at each start. */
+  /** Where the node's key lies, for one node at a time; without it the node has a new id at each start. */
   dataDir?: string;
   /** Allow a frontend beyond loopback without a plugin that provides `auth`. Default false. */
   insecure?: boolean;
@@ -61,8 +61,22 @@ export interface Settings extends Required<Omit<NodeConfig, "dataDir" | "timeout
   readonly limits: Readonly<Required<NonNullable<NodeConfig["limits"]>>>;
 }
 
+/** What a config file may say beside a config, or instead of a part of it. */
+export interface ConfigFile extends Partial<NodeConfig> {
+  /** Configs that lie under this one: files, folders or packages. The nearest wins: plugins by name, fields deeply, lists as a whole. */
+  extends?: string | readonly string[];
+  /** What holds in one environment only: that of `--env` or NODE_ENV, else production; development for `aimo dev`. */
+  $production?: Partial<NodeConfig>;
+  $development?: Partial<NodeConfig>;
+  $test?: Partial<NodeConfig>;
+  /** The same for environments of other names. */
+  $env?: Readonly<Record<string, Partial<NodeConfig>>>;
+}
+
 /** Gives the config its type. */
-export function defineConfig(config: NodeConfig): NodeConfig {
+export function defineConfig(config: NodeConfig): NodeConfig;
+export function defineConfig(config: ConfigFile): ConfigFile;
+export function defineConfig(config: ConfigFile): ConfigFile {
   return config;
 }
 
@@ -149,10 +163,14 @@ export function checkOptions<T>(plugin: string, schemaOf: StandardSchema<T>, opt
 
 /** The field names of a zod object schema; nothing for other libraries, which then give no "did you mean". */
 function fieldsAt(schemaOf: unknown, path: readonly string[]): string[] {
-  let here = schemaOf as { shape?: Record<string, unknown>; def?: { innerType?: unknown } } | undefined;
+  interface Node {
+    readonly shape?: Record<string, unknown>;
+    readonly def?: { readonly innerType?: unknown; readonly element?: unknown };
+  }
+  let here = schemaOf as Node | undefined;
   for (const step of [...path, undefined]) {
     while (here && !here.shape && here.def?.innerType) here = here.def.innerType as typeof here;
-    if (step !== undefined) here = here?.shape?.[step] as typeof here;
+    if (step !== undefined) here = (here?.shape?.[step] ?? here?.def?.element) as typeof here;
   }
   return Object.keys(here?.shape ?? {});
 }

@@ -74,6 +74,8 @@ export interface ErrorFrame {
   readonly data: ErrorData;
   /** For what came before it. */
   readonly receipt?: Receipt;
+  /** What a frontend adds to the head of the answer that it makes of it: `call.headers`. Never crosses a link. */
+  readonly headers?: Headers;
 }
 
 /** What a node says of itself, as plugins see it; on the wire it is an advert. */

@@ -1,4 +1,3 @@
-import type { Call } from "./call.ts";
 import { AimoError, fromFrame } from "./error.ts";
 import {
   MAX_CHUNK,
@@ -9,22 +8,26 @@ import {
   type Usage,
 } from "./frame.ts";
 import type { Listeners } from "./listeners.ts";
+import { serve, type LiveCall } from "./live-call.ts";
 import type { LiveAttempt, Mutable, Reply, Sink, Wait } from "./parts.ts";
 import { createReply, cut, fits, isLast, isPreamble, sizeOf, watchBytes } from "./reply.ts";
 import { idle, type Runtime } from "./runtime.ts";
 import type { Seal } from "./wire/receipt.ts";
 
-/** How an attempt ended; with `next`, another target is to be asked. */
+/** Where a call goes on without an attempt: with one that runs beside it, or with the next target. */
+export type Elsewhere = "beside" | "next" | undefined;
+
+/** How an attempt ended, and where the call goes on; nowhere: this is how the call ended. */
 export interface Verdict {
   /** The attempt's, if it has come. */
   readonly receipt?: Receipt;
   readonly error?: AimoError;
-  readonly next: boolean;
+  readonly elsewhere?: Elsewhere;
 }
 
 /**
  * One attempt's way to the client: handler -> hold -> hooks -> receipt -> sink. It holds the head and the preamble back
- * until something of substance comes, so that until then the call can move to another target.
+ * until something of substance comes, so that until then the call can move to another target, and others can run beside it.
  */
 export interface Gate {
   readonly reply: Reply;
@@ -38,7 +41,7 @@ export interface Gate {
 }
 
 export interface GateInit {
-  readonly call: Call;
+  readonly call: LiveCall;
   readonly attempt: LiveAttempt;
   /** Numbers and counts what goes to the client. */
   readonly sink: Sink;
@@ -50,12 +53,14 @@ export interface GateInit {
   readonly seal: Seal | undefined;
   /** For a local target. A peer's node watches its own upstream, and the session watches the peer. */
   readonly timeouts: { readonly firstChunk: number; readonly gap: number } | undefined;
-  /** Could another target be tried? */
-  hasNext(): boolean;
+  /** Could the call do without this attempt? `retryable`: another target might do better. */
+  elsewhere(retryable: boolean): Elsewhere;
+  /** Something of substance is about to pass: those that run beside it are too late. */
+  readonly won: (() => void) | undefined;
 }
 
 export function openGate(init: GateInit): Gate {
-  const { call, attempt, sink, listeners, runtime, provider, seal, timeouts, hasNext } = init;
+  const { call, attempt, sink, listeners, runtime, provider, seal, timeouts, elsewhere, won } = init;
   const controller = new AbortController();
   const { promise: verdict, resolve } = Promise.withResolvers<Verdict>();
   let open = true;
@@ -75,7 +80,7 @@ export function openGate(init: GateInit): Gate {
   const hooked = !seal && (listeners.has("frame:chunk") || listeners.has("frame:response")) ? watchBytes() : undefined;
   const watch = timeouts && idle(runtime, timeouts.firstChunk, () => fail(silence(streaming, timeouts)));
 
-  function close(error?: AimoError, next = false, own?: Receipt): void {
+  function close(error?: AimoError, goesOn?: Elsewhere, own?: Receipt): void {
     open = false;
     watch?.stop();
     attempt.endedAt = runtime.now();
@@ -85,7 +90,7 @@ export function openGate(init: GateInit): Gate {
     // The handler of a reply that ended well has nothing left to stop.
     if (error) controller.abort(error);
     const { receipt } = attempt;
-    resolve({ next, ...(error && { error }), ...(receipt && { receipt }) });
+    resolve({ ...(goesOn && { elsewhere: goesOn }), ...(error && { error }), ...(receipt && { receipt }) });
   }
 
   /** Once an attempt. A peer's may come when all is over. */
@@ -98,8 +103,8 @@ export function openGate(init: GateInit): Gate {
   function fail(error: AimoError): void {
     if (!open) return;
     attempt.error = error; // seen by a lazy router when it is asked for the next target
-    const next = !passed && error.retryable && hasNext();
-    close(error, next, seal?.finish(error.code === "CANCELLED" ? "cancelled" : "failed", status, usage));
+    const goesOn = passed ? undefined : elsewhere(error.retryable);
+    close(error, goesOn, seal?.finish(error.code === "CANCELLED" ? "cancelled" : "failed", status, usage));
   }
 
   /** From the handler. */
@@ -140,6 +145,8 @@ export function openGate(init: GateInit): Gate {
     if (isPreamble(frame) && (heldBytes += frame.body.length) <= MAX_CHUNK) return void held.push(frame);
     passed = true;
     attempt.firstChunkAt = runtime.now();
+    serve(call, attempt);
+    won?.();
     return [...held.splice(0), frame].reduce<Wait>((_, each) => accept(each), undefined);
   }
 
@@ -153,7 +160,7 @@ export function openGate(init: GateInit): Gate {
     status = frame.statusCode;
     if (passed || !(status === 408 || status === 429 || status >= 500)) return false;
     attempt.error = refusal(frame);
-    if (!hasNext()) return false;
+    if (!elsewhere(true)) return false;
     fail(attempt.error);
     return true;
   }
@@ -193,7 +200,7 @@ export function openGate(init: GateInit): Gate {
     const own = last ? seal?.finish("complete", status, usage) : undefined;
     if (own) (frame as Mutable<typeof frame>).receipt = own;
     // Before the write: a client that leaves in the middle of it must not end the reply a second time.
-    if (last) close(undefined, false, own);
+    if (last) close(undefined, undefined, own);
     return sink.write(frame);
   }
 

@@ -39,9 +39,17 @@ export type {
 export type { NodeServices, Plugin, PluginList, ServiceName } from "./plugin.ts";
 
 // The kernel.
-export { checkOptions, defineConfig, type NodeConfig, type Settings, type StandardSchema } from "./config.ts";
+export {
+  checkOptions,
+  defineConfig,
+  type ConfigFile,
+  type NodeConfig,
+  type Settings,
+  type StandardSchema,
+} from "./config.ts";
 export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
+export { optional } from "./optional.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";
 export type { Decision, Step } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";

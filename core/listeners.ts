@@ -17,19 +17,30 @@ export interface Listeners {
 }
 
 export interface Hooks extends Listeners {
-  on(name: string, listener: Listener, plugin: string): () => void;
+  /** With an `owner`, it listens while that is in `order`; without one always, behind all others. Returns what takes it off. */
+  on(name: string, listener: Listener, plugin: string, owner?: object): () => void;
+  /** Whose listeners count from now on, in this order; those of other owners are dropped. */
+  order(owners: readonly object[]): void;
   /** The present generation. */
   current(): Listeners;
+  /** Those of one owner. */
+  of(owner: object): Listeners;
+}
+
+interface Entry {
+  readonly name: string;
+  readonly listener: Listener;
+  readonly owner: object | undefined;
 }
 
 /** Built on hookable, with two callers of ours: its own turns a throw into a rejected promise and stops at the first. */
 export function createHooks(
   runtime: Runtime,
-  limit: number,
+  limit: () => number,
   onError: (error: AimoError, plugin?: string) => void,
 ): Hooks {
-  const registry = new Hookable<Record<string, Listener>>();
-  const names = new Set<string>();
+  let entries: Entry[] = [];
+  let owners: readonly object[] = [];
   let generation: Listeners | undefined;
 
   /** Names the plugin in what it throws, and ends a listener that never settles after `limit` ms. */
@@ -59,9 +70,10 @@ export function createHooks(
   }
 
   function within(result: PromiseLike<unknown>, plugin: string, name: string): Promise<void> {
+    const ms = limit();
     return new Promise((resolve, reject) => {
-      const cancel = runtime.setTimeout(limit, () => {
-        const message = `The plugin ${plugin} did not settle in ${name} within ${limit} ms (timeouts.hook).`;
+      const cancel = runtime.setTimeout(ms, () => {
+        const message = `The plugin ${plugin} did not settle in ${name} within ${ms} ms (timeouts.hook).`;
         reject(new AimoError("PLUGIN_FAILED", message, { plugin }));
       });
       result.then(
@@ -71,9 +83,18 @@ export function createHooks(
     });
   }
 
-  function build(): Listeners {
+  /** Of each owner in turn. */
+  function ordered(): Entry[] {
+    const of = Map.groupBy(entries, ({ owner }) => owner);
+    return [...owners, undefined].flatMap((owner) => of.get(owner) ?? []);
+  }
+
+  function build(from: readonly Entry[]): Listeners {
+    const registry = new Hookable<Record<string, Listener>>();
     const lists = new Map<string, readonly Listener[]>();
-    for (const name of names) registry.callHookWith((list) => lists.set(name, [...list]), name as never, [] as never);
+    for (const { name, listener } of from) registry.hook(name as never, listener as never);
+    for (const name of new Set(from.map((entry) => entry.name)))
+      registry.callHookWith((list) => lists.set(name, [...list]), name as never, [] as never);
     const fail = (name: string) => (error: unknown) => {
       const known = AimoError.from(error);
       if (name !== "node:error") tell("node:error", known, known.data.plugin);
@@ -102,21 +123,27 @@ export function createHooks(
     };
   }
 
-  const current = (): Listeners => (generation ??= build());
+  const current = (): Listeners => (generation ??= build(ordered()));
   return {
     current,
     has: (name) => current().has(name),
     guard: (name, ...args) => current().guard(name, ...args),
     tell: (name, ...args) => current().tell(name, ...args),
-    on(name, listener, plugin) {
+    of: (owner) => build(entries.filter((entry) => entry.owner === owner)),
+    order(next) {
+      owners = next;
+      entries = entries.filter(({ owner }) => owner === undefined || next.includes(owner));
+      generation = undefined;
+    },
+    on(name, listener, plugin, owner) {
       checkHookName(name, plugin);
       if (typeof listener !== "function")
         throw new AimoError("CONFIG_INVALID", `${plugin}: the hook "${name}" must be a function.`, { plugin });
-      names.add(name);
+      const entry = { name, listener: wrap(name, listener, plugin), owner };
+      entries.push(entry);
       generation = undefined;
-      const off = registry.hook(name as never, wrap(name, listener, plugin) as never);
       return () => {
-        off();
+        entries = entries.filter((other) => other !== entry);
         generation = undefined;
       };
     },

@@ -33,3 +33,18 @@ export function counting(sink: Sink, call: LiveCall): Sink {
     },
   };
 }
+
+/** This is the attempt that the client hears: from here on all others are too late. */
+export function serve(call: LiveCall, attempt: LiveAttempt): void {
+  call.servedBy = attempt;
+  tellServer(call, attempt);
+}
+
+/** Who answered, for the head of what a client gets; between nodes it would be dead weight. */
+export function tellServer({ origin, headers, attempts }: LiveCall, { target, link = "local" }: LiveAttempt): void {
+  if (origin.kind === "peer") return;
+  // A peer may call its provider as it likes.
+  headers["x-aimo-provider"] = encodeURI(target.split("/", 2).join("/").toWellFormed());
+  headers["x-aimo-via"] = link;
+  headers["x-aimo-attempts"] = String(attempts.length);
+}

@@ -1,14 +1,17 @@
 import type { Call, Origin, Scope } from "./call.ts";
 import { createCatalog } from "./catalog.ts";
 import { resolveConfig, type NodeConfig, type Settings } from "./config.ts";
-import { AimoError, whereOf } from "./error.ts";
+import { AimoError } from "./error.ts";
 import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
+import { lockDataDir } from "./lock.ts";
 import type { Awaitable, NewRequest, OpenCall, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
-import type { Decision } from "./route.ts";
-import { loadPlugins, type NodeServices, type Plugin, type ServiceName } from "./plugin.ts";
+import type { Decision, NamedRouter } from "./route.ts";
+import { checkExposed, loadPlugins, type NodeServices, type Plugin, type ServiceName } from "./plugin.ts";
+import { stage } from "./reload.ts";
+import { createPlugins, needed, serviceOf, within, type Generation } from "./running.ts";
 import { systemRuntime, type Runtime } from "./runtime.ts";
 import { createBudget, createKept } from "./wire/budget.ts";
 import type { WireKernel } from "./wire/session.ts";
@@ -20,10 +23,21 @@ export type LogFields = Record<string, string | number | boolean>;
 
 type CoreHook = `${"node" | "config" | "client" | "call" | "frame" | "peer" | "link" | "catalog"}:${string}`;
 
+/**
+ * Offers a service to others. `view`, if given, is called once for each plugin that uses the service, and gives it a view
+ * of its own: what that adds it hands to `own`, which takes it off when the plugin goes. `own` gives back what does so at once.
+ */
+export type Provide = <N extends ServiceName>(
+  name: N,
+  service: NodeServices[N],
+  view?: (own: (off: () => void) => () => void) => NodeServices[N],
+) => void;
+
 /** A running node. In `setup` a plugin sees its own face of it: what it adds goes when the plugin goes. */
 export interface AimoNode extends AsyncDisposable {
   /** Its peer id. */
   readonly id: string;
+  /** A reload changes it: read it where it is used. */
   readonly config: Settings;
   readonly runtime: Runtime;
   readonly identity: Identity;
@@ -34,7 +48,7 @@ export interface AimoNode extends AsyncDisposable {
   hook<N extends HookName>(name: N, listener: NodeHooks[N]): () => void;
   /** For hooks that plugins add; those of the node are the node's to call. */
   emit<N extends Exclude<HookName, CoreHook>>(name: N, ...args: Parameters<NodeHooks[N]>): Awaitable<void>;
-  provide<N extends ServiceName>(name: N, service: NodeServices[N]): void;
+  readonly provide: Provide;
   /** Throws CONFIG_INVALID when it is not there. */
   use<N extends ServiceName>(name: N): NodeServices[N];
   find<N extends ServiceName>(name: N): NodeServices[N] | undefined;
@@ -45,39 +59,59 @@ export interface AimoNode extends AsyncDisposable {
   /** What the routers would decide now, and by which figures. Asks nobody; a router that takes turns may take one. */
   route(request: NewRequest, origin?: Origin): Decision;
   log(level: LogLevel, message: string, fields?: LogFields): void;
+  /**
+   * Goes over to another config without a break: a plugin with the same options stays as it is, and running calls end
+   * with the plugins that they began with. Resolves when new calls are served by it, with one line for each thing that
+   * changed. Rejects with CONFIG_INVALID or PLUGIN_FAILED for a config that cannot work; the node goes on as before then.
+   */
+  reload(config: NodeConfig): Promise<readonly string[]>;
   /** Frontends stop accepting, calls drain (`config.drain` ms), then transports and plugins close, in reverse. */
   close(): Promise<void>;
 }
 
-/** How long one plugin's `close` may take. ms */
-const CLOSE_LIMIT = 5_000;
-
 /** Loads the plugins and opens the doors. Throws CONFIG_INVALID for a config that cannot work; nothing is left running then. */
 export async function createNode(config: NodeConfig, runtime: Runtime = systemRuntime): Promise<AimoNode> {
   const settings = resolveConfig(config);
-  const plugins = loadPlugins(settings.plugins, settings.disable);
+  const specs = pluginsOf(settings);
   const identity = openIdentity(settings.dataDir, runtime);
-  const services = new Map<ServiceName, unknown>();
-  const hooks = createHooks(runtime, settings.timeouts.hook, (error, plugin) => logError(error, plugin));
-  const catalog = createCatalog(identity.peerId, runtime, hooks, settings.relay);
-  const routers = plugins.flatMap(({ name, router }) => (router ? [{ plugin: name, router }] : []));
-  const kernel = { identity, runtime, settings, hooks, catalog, routers };
+  const unlock = settings.dataDir === undefined ? undefined : lockDataDir(settings.dataDir);
+  const hooks = createHooks(
+    runtime,
+    () => settings.timeouts.hook,
+    (error, plugin) => logError(error, plugin),
+  );
+  const catalog = createCatalog(identity.peerId, runtime, hooks, () => settings.relay);
+  let generation: Generation = { settings, embedded: new Map(), running: [] };
+  let routers: readonly NamedRouter[] = [];
+  const kernel = { identity, runtime, settings, hooks, catalog, routers: () => routers };
   const pipeline = createPipeline(kernel);
   const wire: WireKernel = {
     ...kernel,
     instance: runtime.randomBytes(16),
-    bodies: createBudget(settings.limits.bodies),
-    kept: createKept(settings.limits.kept, settings.timeouts.hold, runtime),
+    bodies: createBudget(() => settings.limits.bodies),
+    kept: createKept(
+      () => settings.limits.kept,
+      () => settings.timeouts.hold,
+      runtime,
+    ),
     open: pipeline.open,
     admit,
   };
-  const transports = plugins.flatMap(({ transport }) => (transport ? [transport] : []));
-  const sessions = createSessions(wire, () => Math.min(1, pipeline.size / settings.limits.calls), transports);
-  const ready: Plugin[] = [];
+  const sessions = createSessions(
+    wire,
+    () => Math.min(1, pipeline.size / settings.limits.calls),
+    () => parts("transport"),
+  );
+  let reloading: Promise<unknown> | undefined;
   let closing: Promise<void> | undefined;
+  let closed = false;
+
+  function find<N extends ServiceName>(name: N): NodeServices[N] | undefined {
+    return serviceOf(generation, name) as NodeServices[N] | undefined;
+  }
 
   function log(level: LogLevel, message: string, fields: LogFields = {}): void {
-    const write = services.get("log") as NodeServices["log"] | undefined;
+    const write = find("log");
     if (write) return write(level, message, fields);
     if (level === "warn" || level === "error")
       console.error(`aimo: ${message}`, ...(Object.keys(fields).length > 0 ? [fields] : []));
@@ -112,89 +146,90 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     },
     hook: (name, listener) => hooks.on(name, listener as () => void, "node"),
     emit: (name, ...args) => hooks.guard(name, ...args),
-    provide: (name, service) => void services.set(name, service),
-    use(name) {
-      const service = services.get(name);
-      if (service === undefined)
-        throw new AimoError("CONFIG_INVALID", `The service "${name}" is not there: declare it in \`needs\`.`);
-      return service as NodeServices[typeof name];
-    },
-    find: (name) => services.get(name) as NodeServices[typeof name] | undefined,
+    provide: (name, service) => void generation.embedded.set(name, service),
+    use: (name) => needed(name, find(name)),
+    find,
     admit,
     open: pipeline.open,
     route: (request, origin = { kind: "local", via: "route", headers: {} }) => pipeline.route(request, origin),
     log,
+    reload(next) {
+      const reloaded = Promise.resolve(reloading).then(() => reload(next));
+      const over: Promise<void> = reloaded.then(forget, forget);
+      function forget(): void {
+        if (reloading === over) reloading = undefined;
+      }
+      reloading = over;
+      return reloaded;
+    },
     close: () => (closing ??= closeAll()),
     [Symbol.asyncDispose]: () => node.close(),
   };
+  const plugins = createPlugins(node, runtime, hooks, sessions);
 
-  /** The node as one plugin sees it. */
-  function faceFor({ name }: Plugin): AimoNode {
-    return Object.create(node, {
-      hook: { value: (hook: string, listener: () => void) => hooks.on(hook, listener, name) },
-      log: {
-        value: (level: LogLevel, message: string, fields: LogFields = {}) =>
-          log(level, message, { plugin: name, ...fields }),
-      },
-    }) as AimoNode;
+  /** Those of the plugins that have it, in their order. */
+  function parts<P extends "transport" | "provider" | "translator">(part: P): NonNullable<Plugin[P]>[] {
+    return generation.running.flatMap(({ plugin }) => plugin[part] ?? []);
+  }
+
+  /** From now on calls are served by these. */
+  function serve(next: Generation): void {
+    generation = next;
+    for (const running of next.running) running.generation = next;
+    hooks.order(next.running);
+    routers = next.running.flatMap(({ plugin: { name, router } }) => (router ? [{ plugin: name, router }] : []));
+    catalog.serve(parts("provider"), parts("translator"));
+  }
+
+  async function reload(next: NodeConfig): Promise<readonly string[]> {
+    const wanted = resolveConfig(next);
+    const list = pluginsOf(wanted);
+    if (wanted.dataDir !== settings.dataDir)
+      throw new AimoError(
+        "CONFIG_INVALID",
+        "`dataDir` cannot change while the node runs: it is its identity. Restart the node.",
+      );
+    if (closing) throw new AimoError("CONFIG_INVALID", "The node is closing.");
+    const { generation: staged, fresh, gone, changes } = await stage(generation, wanted, list, plugins);
+    if (closed) await plugins.close(fresh);
+    if (closed) throw new AimoError("CONFIG_INVALID", "The node was closed.");
+    plugins.retire(gone, pipeline.settled(wanted.drain), wanted.drain);
+    Object.assign(settings, wanted);
+    serve({ ...generation, running: staged.running });
+    catalog.local(); // tells what came and went
+    if (changes.length > 0) hooks.tell("config:change", changes);
+    for (const running of fresh) hooks.of(running).tell("node:ready", node);
+    return changes;
   }
 
   async function closeAll(): Promise<void> {
+    if (reloading) await within(runtime, reloading).catch(() => undefined);
+    closed = true;
+    const { running } = generation;
     const drained = Promise.all([sessions.drain(settings.drain), pipeline.drain(settings.drain)]);
-    await Promise.all(plugins.map((plugin) => within(plugin, () => plugin.frontend?.close())));
+    await plugins.shut(running);
     await drained;
     hooks.tell("node:close");
     await sessions.close();
-    for (const plugin of plugins.toReversed()) await within(plugin, () => plugin.transport?.close());
-    for (const plugin of ready.toReversed()) await within(plugin, () => plugin.close?.());
-  }
-
-  /** All plugins get to close: one that throws or hangs is told to `node:error`. */
-  async function within({ name }: Plugin, close: () => Awaitable<void>): Promise<void> {
-    const { promise: late, reject } = Promise.withResolvers<never>();
-    const stop = runtime.setTimeout(CLOSE_LIMIT, () => reject(new Error(`it took longer than ${CLOSE_LIMIT} ms`)));
-    try {
-      await Promise.race([close(), late]);
-    } catch (cause) {
-      const detail = whereOf(cause);
-      hooks.tell(
-        "node:error",
-        new AimoError("PLUGIN_FAILED", `The plugin ${name} failed to close.`, { plugin: name, detail, cause }),
-        name,
-      );
-    } finally {
-      stop();
-    }
-  }
-
-  /** A failure at start names its plugin. */
-  async function start({ name }: Plugin, step: string, run: () => Awaitable<void>): Promise<void> {
-    try {
-      await run();
-    } catch (cause) {
-      if (AimoError.is(cause)) throw cause;
-      const why = cause instanceof Error ? cause.message : String(cause);
-      throw new AimoError("PLUGIN_FAILED", `The plugin ${name} failed in ${step}: ${why}`, { plugin: name, cause });
-    }
+    await plugins.retired();
+    await plugins.close(running);
+    unlock?.();
   }
 
   try {
-    for (const plugin of plugins)
-      for (const [name, listener] of Object.entries(plugin.hooks ?? {}))
-        if (listener) hooks.on(name, listener as () => void, plugin.name);
-    for (const plugin of plugins) {
-      if (plugin.provider) catalog.addProvider(plugin.provider);
-      if (plugin.translator) catalog.addTranslator(plugin.translator);
-      ready.push(plugin);
-      await start(plugin, "setup", () => plugin.setup?.(faceFor(plugin)));
-    }
-    for (const plugin of plugins)
-      await start(plugin, "listen", () => plugin.transport?.listen(sessions.accept, sessions.heard));
-    for (const plugin of plugins) await start(plugin, "listen", () => plugin.frontend?.listen());
+    generation.running = specs.map((spec) => plugins.make(spec, generation));
+    serve(generation);
+    await plugins.bring(generation.running);
   } catch (error) {
     await node.close();
     throw error;
   }
   hooks.tell("node:ready", node);
   return node;
+}
+
+function pluginsOf({ plugins, disable, insecure }: Settings): Plugin[] {
+  const list = loadPlugins(plugins, disable);
+  if (!insecure) checkExposed(list);
+  return list;
 }

@@ -52,13 +52,16 @@ export interface Target {
   readonly handle: Handler;
 }
 
-/** Kept by the core, per target; undefined = not seen yet. Cancels count nowhere. */
+/** Kept by the core, per target; undefined = not seen yet. What was cancelled counts nowhere, but see `firstChunk`. */
 export interface TargetStats {
   readonly inFlight: number;
   readonly calls: number;
   readonly failures: number;
   readonly failuresInRow: number;
-  /** ms from attempt to first chunk, moving average (the newest counts a fifth). */
+  /**
+   * ms from attempt to first chunk, moving average (the newest counts a fifth). One that a later attempt has overtaken
+   * counts with the time that it had, if that is more than the average.
+   */
   readonly firstChunk?: number;
   /** Moving average (the newest counts a fifth). */
   readonly chunksPerSecond?: number;
@@ -116,6 +119,8 @@ export interface OpenCall {
 
 /** Mount in `setup`, open the door in `listen` (everything is set up by then). */
 export interface Frontend {
+  /** The address, when others than this machine can reach it: refused without a plugin that provides `auth`, or `insecure`. */
+  readonly exposed?: string | undefined;
   listen(): Awaitable<void>;
   close(): Awaitable<void>;
 }
@@ -156,7 +161,7 @@ export interface Link {
   readonly single?: true;
   readonly caps: LinkCaps;
   /** Makes a link for one call alone; where there is this, each call gets its own. Rejects when none can be made. */
-  fork?(accept: (link: Link) => LinkEvents): Promise<void>;
+  readonly fork?: ((accept: (link: Link) => LinkEvents) => Promise<void>) | undefined;
   /** Takes the messages of one turn. Neither throws nor rejects; failure is `closed`, once. */
   send(messages: readonly Uint8Array[]): Wait;
   /** With an error: the peer misbehaved or is silent, drop everything. Without: what was sent still arrives. */

@@ -1,18 +1,16 @@
-import { AttemptCall } from "./attempt-call.ts";
+import { cancelled, tryTargets, type Run } from "./attempts.ts";
 import type { Call, Origin, Outcome } from "./call.ts";
 import type { Catalog } from "./catalog.ts";
 import type { Settings } from "./config.ts";
-import { AimoError, toFrame, whereOf } from "./error.ts";
-import type { RequestFrame } from "./frame.ts";
-import { openGate, type Verdict } from "./gate.ts";
+import { AimoError, toFrame } from "./error.ts";
+import type { Verdict } from "./gate.ts";
 import type { Identity } from "./identity.ts";
-import type { Hooks, Listeners } from "./listeners.ts";
-import type { LiveAttempt, NewRequest, OpenCall, Sink, Target } from "./parts.ts";
-import { counting, createCall, createRequest, type LiveCall } from "./live-call.ts";
-import { decide, order, take, type Decision, type NamedRouter } from "./route.ts";
+import type { Hooks } from "./listeners.ts";
+import { counting, createCall, createRequest, tellServer, type LiveCall } from "./live-call.ts";
+import type { NewRequest, OpenCall, Target } from "./parts.ts";
+import { decide, order, type Decision, type NamedRouter } from "./route.ts";
 import type { Runtime } from "./runtime.ts";
-import { learn } from "./stats.ts";
-import { createSeal, sha256 } from "./wire/receipt.ts";
+import { sha256 } from "./wire/receipt.ts";
 
 /** What the parts of the kernel share. */
 export interface Kernel {
@@ -21,7 +19,7 @@ export interface Kernel {
   readonly settings: Settings;
   readonly hooks: Hooks;
   readonly catalog: Catalog;
-  readonly routers: readonly NamedRouter[];
+  routers(): readonly NamedRouter[];
 }
 
 export interface Pipeline {
@@ -31,32 +29,24 @@ export interface Pipeline {
   readonly calls: Iterable<Call>;
   /** Open calls. */
   readonly size: number;
+  /** Resolves when the calls that run now have ended, at most `ms` later. */
+  settled(ms: number): Promise<void>;
   /** No new calls; resolves when the running ones have ended, which are aborted after `ms`. */
   drain(ms: number): Promise<void>;
-}
-
-interface Run {
-  readonly request: RequestFrame;
-  readonly call: LiveCall;
-  readonly sink: Sink;
-  readonly listeners: Listeners;
-  readonly without: readonly string[];
-  readonly timeouts: { readonly firstChunk: number; readonly gap: number };
-  /** Of the request's body as it came: set when a hook may change it. */
-  digest?: Uint8Array;
 }
 
 const OVER = "The call is over."; // a bare abort() makes a DOMException with its stack for each call
 
 /** guards -> candidates -> routers -> attempts -> sink */
 export function createPipeline(kernel: Kernel): Pipeline {
-  const { identity, runtime, settings, hooks, catalog, routers } = kernel;
-  const { limits, timeouts } = settings;
+  const { identity, runtime, settings, hooks, catalog } = kernel;
   const calls = new Map<LiveCall, AbortController>();
+  const checks = new Set<(ended: LiveCall) => void>();
   let drained: (() => void) | undefined;
 
   const open: OpenCall = async (newRequest, sink, { origin, signal, without = [], timeouts: asked }) => {
     const listeners = hooks.current();
+    const { timeouts } = settings;
     const controller = new AbortController();
     const request = createRequest(newRequest, identity.peerId, runtime);
     const call = createCall(request, origin, controller.signal, timeouts.total);
@@ -65,6 +55,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       call,
       sink: counting(sink, call),
       listeners,
+      routers: kernel.routers(),
       without,
       timeouts: shorter(timeouts, asked),
     };
@@ -81,15 +72,18 @@ export function createPipeline(kernel: Kernel): Pipeline {
       if (refusal) throw refusal;
       verdict = await serve(run);
     } catch (error) {
-      verdict = { error: AimoError.from(error), next: false };
+      verdict = { error: AimoError.from(error) };
     }
     const outcome = toOutcome(verdict);
     if (stopDeadline) stopDeadline();
     signal.removeEventListener("abort", leave);
     calls.delete(call);
+    for (const check of checks) check(call);
     if (outcome.status === "error" && outcome.error) {
-      const { receipt } = outcome;
-      const frame = { ...toFrame(outcome.error, call.id), ...(receipt && { receipt }) };
+      const { error, receipt } = outcome;
+      const attempt = call.servedBy ?? call.attempts.findLast((each) => each.error === error);
+      if (attempt) tellServer(call, attempt);
+      const frame = { ...toFrame(error, call.id), ...(receipt && { receipt }), headers: call.headers };
       listeners.tell("frame:error", frame, call);
       run.sink.write(frame);
     }
@@ -102,22 +96,21 @@ export function createPipeline(kernel: Kernel): Pipeline {
   function refuse(): AimoError | undefined {
     const retryAfter = 1_000;
     if (drained) return new AimoError("OVERLOADED", "The node is shutting down; ask another one.", { retryAfter });
-    if (calls.size < limits.calls) return undefined;
+    if (calls.size < settings.limits.calls) return undefined;
     return new AimoError(
       "OVERLOADED",
-      `All ${limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
+      `All ${settings.limits.calls} calls of this node are in use (limits.calls); try again shortly.`,
       { retryAfter },
     );
   }
 
-  /** One target after the other, until something of substance has passed. */
   async function serve(run: Run): Promise<Verdict> {
-    const { request, call, listeners, without } = run;
+    const { request, call, listeners, routers, without } = run;
     // A receipt is about what the other side sent, whatever becomes of it here.
     if (listeners.has("frame:request")) run.digest = sha256(request.body);
     await listeners.guard("call:start", call, request);
     await listeners.guard("frame:request", request, call);
-    if (call.signal.aborted) return { error: cancelled(call.signal.reason), next: false };
+    if (call.signal.aborted) return { error: cancelled(call.signal.reason) };
     const candidates = catalog.find(request, call.origin).filter(({ id }) => !without.includes(id));
     // A relay routes nothing: the node that faces the client has chosen.
     const chain = call.origin.kind === "peer" && candidates.every(({ local }) => !local) ? [] : routers;
@@ -127,62 +120,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       targets = all.values() as Iterator<Target, void, undefined>;
       await listeners.guard("call:route", call, all);
     }
-    let target = take(targets);
-    for (;;) {
-      let next: Target | undefined;
-      // A gate asks from timers and listeners too, where nobody would catch what a lazy router throws.
-      const hasNext = (): boolean => {
-        if (next !== undefined) return true;
-        if (call.signal.aborted || call.attempts.length >= limits.attempts) return false;
-        try {
-          return (next = take(targets)) !== undefined;
-        } catch (error) {
-          hooks.tell("node:error", AimoError.from(error));
-          return false;
-        }
-      };
-      const verdict = await attempt(target as Target, run, hasNext);
-      if (!verdict.next) return verdict;
-      target = next;
-    }
-  }
-
-  async function attempt(
-    target: Target,
-    { request, call, sink, listeners, timeouts: watched, digest }: Run,
-    hasNext: () => boolean,
-  ): Promise<Verdict> {
-    const record: LiveAttempt = { target: target.id, startedAt: runtime.now() };
-    call.attempts.push(record);
-    const chunksBefore = call.chunks;
-    const gate = openGate({
-      call,
-      attempt: record,
-      sink,
-      listeners,
-      runtime,
-      provider: target.provider,
-      seal: target.local ? createSeal(request, target.model.id, identity, runtime, digest) : undefined,
-      timeouts: target.local ? watched : undefined,
-      hasNext,
-    });
-    const giveUp = (): void => gate.fail(cancelled(call.signal.reason));
-    call.signal.addEventListener("abort", giveUp, { once: true });
-    if (call.signal.aborted) giveUp();
-    try {
-      const pending = listeners.guard("call:attempt", call, target);
-      if (pending !== undefined) await pending;
-    } catch (error) {
-      const { code, message, data } = AimoError.from(error);
-      gate.fail(new AimoError(code, message, { ...data, retryable: true })); // skips this target alone
-    }
-    const done = gate.signal.aborted ? undefined : learn(target.stats, record, runtime);
-    if (done) void handle(target, request, call, gate);
-    const verdict = await gate.verdict;
-    call.signal.removeEventListener("abort", giveUp);
-    done?.(call.chunks - chunksBefore);
-    if (done) listeners.tell("call:attempted", call, target, record);
-    return verdict;
+    return tryTargets(targets, run, kernel);
   }
 
   return {
@@ -190,13 +128,24 @@ export function createPipeline(kernel: Kernel): Pipeline {
     route(newRequest, origin) {
       const request = createRequest(newRequest, identity.peerId, runtime);
       const call = createCall(request, origin, new AbortController().signal, 0);
-      return decide(routers, () => catalog.find(request, origin), request, call);
+      return decide(kernel.routers(), () => catalog.find(request, origin), request, call);
     },
     get calls() {
       return calls.keys();
     },
     get size() {
       return calls.size;
+    },
+    async settled(ms) {
+      const left = new Set(calls.keys());
+      if (left.size === 0) return;
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const check = (call: LiveCall): void => void (left.delete(call) && left.size === 0 && resolve());
+      checks.add(check);
+      const stop = runtime.setTimeout(ms, resolve);
+      await promise;
+      stop();
+      checks.delete(check);
     },
     drain(ms) {
       const { promise, resolve } = Promise.withResolvers<void>();
@@ -211,33 +160,6 @@ export function createPipeline(kernel: Kernel): Pipeline {
   };
 }
 
-/** Runs the handler; whatever it does, the attempt ends. */
-async function handle(
-  target: Target,
-  request: RequestFrame,
-  call: Call,
-  gate: ReturnType<typeof openGate>,
-): Promise<void> {
-  const view = new AttemptCall(call, gate.signal);
-  const { provider, model } = target;
-  try {
-    const asked = request.model === undefined || request.model === model.id ? request : { ...request, model: model.id };
-    await target.handle(asked, gate.reply, view);
-    gate.returned();
-  } catch (cause) {
-    if (AimoError.is(cause)) return gate.fail(cause);
-    const detail = whereOf(cause);
-    gate.fail(
-      new AimoError("PLUGIN_FAILED", `The provider ${provider} failed.`, {
-        plugin: provider,
-        retryable: true,
-        detail,
-        cause,
-      }),
-    );
-  }
-}
-
 function shorter(own: Run["timeouts"], asked: Run["timeouts"] = own): Run["timeouts"] {
   return { firstChunk: Math.min(own.firstChunk, asked.firstChunk), gap: Math.min(own.gap, asked.gap) };
 }
@@ -245,10 +167,6 @@ function shorter(own: Run["timeouts"], asked: Run["timeouts"] = own): Run["timeo
 function toOutcome({ error, receipt }: Verdict): Outcome {
   const status = error === undefined ? "ok" : error.code === "CANCELLED" ? "cancelled" : "error";
   return { status, ...(error && { error }), ...(receipt && { receipt }) };
-}
-
-function cancelled(reason: unknown): AimoError {
-  return AimoError.is(reason) ? reason : new AimoError("CANCELLED", "The client left.");
 }
 
 function overdue(ms: number): AimoError {

@@ -10,7 +10,10 @@ export interface Plugin {
   readonly name: string;
   /** `pre` plugins come before all others. */
   readonly enforce?: "pre";
-  /** What the factory was called with: shown (masked) and compared on reload. */
+  /**
+   * What the factory was called with: shown (masked) and compared on reload. Where all is equal the plugin that runs stays;
+   * functions and class instances are equal to themselves alone. Without `options` a reload makes the plugin anew.
+   */
   readonly options?: unknown;
   /** Services that must be there. Checked before any `setup`. */
   readonly needs?: readonly ServiceName[];
@@ -22,9 +25,12 @@ export interface Plugin {
   readonly provider?: Provider;
   readonly translator?: Translator;
   setup?(node: AimoNode): Awaitable<void>;
-  /** Reload with other options in place; false = build anew. */
+  /**
+   * Takes the options of `next` in place, which is not set up itself; false: a new plugin has to be made. One that
+   * throws goes on as before, and so does the node.
+   */
   update?(next: Plugin): Awaitable<boolean>;
-  /** Called once, in reverse order of `setup`. */
+  /** Called once for each `setup`, in reverse order: at a reload when the calls that it may serve have ended. */
   close?(): Awaitable<void>;
 }
 
@@ -70,6 +76,7 @@ const NAME = /^[a-z][a-z0-9]*(-[a-z0-9]+)+(:[A-Za-z0-9][\w.-]*)?$/;
 
 /** The plugins of this project, so that disabling one that is not loaded is no error. `test/layout.test.ts` keeps it true. */
 export const BUILT_IN: readonly string[] = [
+  "frontend-admin",
   "frontend-aimo-api",
   "frontend-http",
   "frontend-openai-api",
@@ -79,8 +86,17 @@ export const BUILT_IN: readonly string[] = [
   "provider-custom",
   "provider-demo",
   "provider-openai",
+  "router-breaker",
   "router-first",
+  "router-latency",
+  "router-least-loaded",
+  "router-price",
+  "router-random",
+  "router-hedge",
   "router-round-robin",
+  "router-rules",
+  "router-score",
+  "router-sticky",
   "transport-memory",
   "transport-pubsub",
   "transport-stream",
@@ -94,23 +110,37 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
     checkPlugin(plugin);
     if (names.has(plugin.name))
       throw invalid(
-        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`).`,
+        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.`,
         plugin.name,
       );
     names.add(plugin.name);
   }
   checkDisable(disable, [...names]);
-  const isOff = (name: string): boolean => disable.includes(name) || disable.includes(name.split(":")[0] as string);
+  const isOff = (name: string): boolean => disabledBy(name, disable) !== undefined;
   const on = plugins.filter((plugin) => !isOff(plugin.name));
   checkProviders(on);
   checkNeeds(
     on,
     plugins.filter((plugin) => isOff(plugin.name)),
   );
-  return [...on.filter((plugin) => plugin.enforce === "pre"), ...on.filter((plugin) => plugin.enforce !== "pre")];
+  return inOrder(on);
 }
 
-function flatten(list: PluginList): Plugin[] {
+/** The entry of `disable` that turns a plugin off. */
+export function disabledBy(name: string, disable: readonly string[]): string | undefined {
+  return disable.find((entry) => entry === name || entry === name.split(":")[0]);
+}
+
+/** `pre` plugins first, else as in the config. */
+export function inOrder(plugins: readonly Plugin[]): Plugin[] {
+  return [
+    ...plugins.filter((plugin) => plugin.enforce === "pre"),
+    ...plugins.filter((plugin) => plugin.enforce !== "pre"),
+  ];
+}
+
+/** Without falsy entries, as they stand in the config. */
+export function flatten(list: PluginList): Plugin[] {
   if (!Array.isArray(list)) throw invalid("`plugins` must be an array.");
   return list.flatMap((entry: PluginList[number]) => {
     if (!entry) return [];
@@ -175,6 +205,17 @@ function checkNeeds(on: readonly Plugin[], off: readonly Plugin[]): void {
         : "no plugin provides it";
       throw invalid(`${name} needs the service "${service}", and ${why}.`, name);
     }
+}
+
+/** Throws CONFIG_INVALID for a frontend that anybody may use. */
+export function checkExposed(on: readonly Plugin[]): void {
+  if (on.some(({ provides }) => provides?.includes("auth"))) return;
+  for (const { name, frontend } of on)
+    if (frontend?.exposed !== undefined)
+      throw invalid(
+        `${name}: ${frontend.exposed} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), as \`aimo gateway\` does when AIMO_API_KEY is set, or set \`insecure: true\` in the config.`,
+        name,
+      );
 }
 
 function invalid(message: string, plugin?: string): AimoError {

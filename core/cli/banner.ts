@@ -1,4 +1,4 @@
-import type { Ready } from "./run.ts";
+import type { Ready } from "./events.ts";
 
 /** Lines to paste, for a node that has just started. */
 export function tryLines({ api, peerId, listen }: Ready, model = "demo"): string {

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { tryLines } from "./banner.ts";
-import type { Ready } from "./run.ts";
+import type { Ready } from "./events.ts";
 
 interface Child {
   readonly process: ChildProcess;

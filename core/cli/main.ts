@@ -1,7 +1,8 @@
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
-import { placeOf } from "./load.ts";
-import { ownPackage } from "./own-package.ts";
+import { ownPackage } from "../package.ts";
+import { registerCommands, registerCompletion } from "./commands.ts";
+import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
   json?: boolean;
@@ -19,7 +20,8 @@ function toPort(value: string): number {
   return port;
 }
 
-function build(): Command {
+/** All commands; nothing has run yet. */
+export function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
     .version(ownPackage().version)
@@ -32,7 +34,17 @@ function build(): Command {
 
   common(program.command("start").description("Start the node that a config file describes."))
     .option("-c, --config <file>", "default: aimo.config.ts in this folder")
-    .action(async (options: Common & { config?: string }) => (await import("./start.ts")).start(options));
+    .option("--env <name>", "environment: `$name` in the config, `.env.name` (default: NODE_ENV, else production)")
+    .addHelpText("after", "\nSIGHUP reads the config again; calls that run go on.")
+    .action(async (options: Common & { config?: string; env?: string }) => (await import("./start.ts")).start(options));
+
+  common(program.command("dev").description("The same while you work on it: takes what changes in the config at once."))
+    .option("-c, --config <file>", "default: aimo.config.ts in this folder; without one, a demo until there is one")
+    .option("--env <name>", "environment, as for start (default: NODE_ENV, else development)")
+    .option("--port <number>", "port of the demo's API; 0 picks a free one", toPort, 8_000)
+    .action(async (options: Common & { config?: string; env?: string; port: number }) =>
+      (await import("./dev.ts")).dev(options),
+    );
 
   common(
     program
@@ -105,13 +117,16 @@ function build(): Command {
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
     .option("--json", "events as JSON lines on stdout")
     .action(async (options: { port: number; json?: boolean }) => (await import("./demo.ts")).demo(options));
+  registerCommands(program);
   return program;
 }
 
 /** Runs a command. Exit codes: 0 done, 1 failed, 2 wrong usage or config. */
 export async function main(argv: readonly string[]): Promise<void> {
   try {
-    await build().parseAsync(argv as string[]);
+    const program = build();
+    await registerCompletion(program, argv[2]);
+    await program.parseAsync(argv as string[]);
   } catch (error) {
     process.exitCode = explain(error);
   }
@@ -120,9 +135,7 @@ export async function main(argv: readonly string[]): Promise<void> {
 /** One sentence on stderr; the stack only with DEBUG=aimo. */
 function explain(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-  const place = placeOf(error);
-  const message = error instanceof Error ? error.message : String(error);
-  console.error(`aimo: ${place ? `${place}: ` : ""}${message}`);
+  console.error(`aimo: ${sentenceOf(error)}`);
   if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
   return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
 }

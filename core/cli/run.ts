@@ -1,20 +1,29 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
-import type { NodeConfig } from "../config.ts";
+import { isatty } from "node:tty";
+import { admin } from "../../plugins/frontends/admin.ts";
+import { resolveConfig, type NodeConfig } from "../config.ts";
 import { createNode, type AimoNode } from "../node.ts";
-import type { Plugin } from "../plugin.ts";
+import { flatten, loadPlugins, type PluginList } from "../plugin.ts";
+import { adviseOn } from "./advice.ts";
+import { events, readyOf, type Ready } from "./events.ts";
+import { explain } from "./place.ts";
 
 export interface RunOptions {
   readonly json?: boolean | undefined;
   readonly disable?: readonly string[];
 }
 
-/** A running node, as its `ready` event tells it. */
-export interface Ready {
-  readonly event: "ready";
-  readonly api?: string;
-  readonly peerId: string;
-  readonly listen: readonly string[];
+export interface Source {
+  /** Reads the config again; without it there is nothing to reload. */
+  readonly again?: () => Promise<NodeConfig>;
+  /** A config with another data dir gets a new node instead of a refusal. */
+  readonly renew?: boolean;
+}
+
+export interface Running {
+  /** Takes what has changed in the config; tells how it went, and never rejects. */
+  reload(): Promise<void>;
 }
 
 /** Ends a process whose sockets do not let go. ms */
@@ -24,17 +33,16 @@ export function defaultDataDir(kind: string): string {
   return join(homedir(), ".aimo", kind);
 }
 
-/** Starts a node, tells about it on stdout, and closes it on SIGTERM or SIGINT; a second one exits at once. */
+/**
+ * Starts a node, tells about it on stdout, and closes it on SIGTERM or SIGINT; a second one exits at once. SIGHUP reads
+ * the config again.
+ */
 export async function run(
   config: NodeConfig,
   { json = false, disable = [] }: RunOptions,
   banner: (ready: Ready) => string,
-): Promise<void> {
-  const off = [
-    ...(config.disable ?? []),
-    ...disable,
-    ...(process.env["AIMO_DISABLE"] ?? "").split(",").filter(Boolean),
-  ];
+  { again, renew = false }: Source = {},
+): Promise<Running> {
   const pending: string[] = [];
   let ready = false;
   const emit = (event: object): void => {
@@ -43,16 +51,79 @@ export async function run(
     if (ready) process.stdout.write(line);
     else pending.push(line); // `ready` is the first line
   };
-  // What is no list must reach the check of the config as it is.
-  const plugins = json && Array.isArray(config.plugins) ? [events(emit), config.plugins] : config.plugins;
-  const node = await createNode({ ...config, plugins, disable: off });
-  const facts = describe(node);
-  process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts));
-  ready = true;
-  for (const line of pending) process.stdout.write(line);
+  const watching = events(emit);
+  const complete = (own: NodeConfig): NodeConfig => ({
+    ...own,
+    // What is no list must reach the check of the config as it is.
+    plugins: Array.isArray(own.plugins) ? [json && watching, own.plugins, asked(own.plugins) && admin()] : own.plugins,
+    disable: [...(own.disable ?? []), ...disable, ...(process.env["AIMO_DISABLE"] ?? "").split(",").filter(Boolean)],
+  });
 
+  let node: AimoNode | undefined;
+  let dataDir: string | undefined;
+  let advised: readonly string[] = [];
   let stopping = false;
-  const stop = (): void => {
+
+  async function start(next: NodeConfig): Promise<void> {
+    ready = false;
+    node = await createNode(next);
+    dataDir = next.dataDir;
+    const facts = readyOf(node);
+    process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts));
+    ready = true;
+    for (const line of pending.splice(0)) process.stdout.write(line);
+    advise(node, next);
+  }
+
+  function advise(about: AimoNode, { plugins, disable: off, relay = false }: NodeConfig): void {
+    const sentences = adviseOn(loadPlugins(plugins, off), { relay });
+    for (const message of sentences.filter((sentence) => !advised.includes(sentence))) {
+      about.log("warn", message);
+      emit({ event: "advice", message });
+    }
+    advised = sentences;
+  }
+
+  async function take(next: NodeConfig): Promise<void> {
+    if (node === undefined || (renew && next.dataDir !== dataDir)) {
+      loadPlugins(next.plugins, resolveConfig(next).disable); // what it refuses costs no node
+      const old = node;
+      node = undefined;
+      await old?.close();
+      return start(next);
+    }
+    const changed = await node.reload(next);
+    if (!json) process.stdout.write(`Reloaded: ${changed.join("; ") || "nothing has changed"}.\n`);
+    emit({ event: "reload", changed });
+    advise(node, next);
+  }
+
+  async function reloadOnce(): Promise<void> {
+    if (stopping) return;
+    try {
+      if (again === undefined)
+        throw new Error("There is nothing to reload: this node has no config file. `aimo start` runs one that has.");
+      await take(complete(await again()));
+    } catch (error) {
+      const message = explain(error);
+      console.error(`aimo: ${message}`);
+      emit({ event: "reload:failed", message });
+    }
+  }
+
+  let last = Promise.resolve();
+  let waiting: Promise<void> | undefined;
+  function reload(): Promise<void> {
+    // One that has not begun yet sees all that has changed until then.
+    waiting ??= last.then(() => {
+      waiting = undefined;
+      return (last = reloadOnce());
+    });
+    return waiting;
+  }
+
+  function stop(): void {
+    if (node === undefined) process.exit(); // nothing is open yet
     if (stopping) process.exit(1);
     stopping = true;
     const closed = node.close();
@@ -62,7 +133,15 @@ export async function run(
       process.exitCode = 0;
       setTimeout(() => process.exit(), EXIT_WITHIN).unref();
     });
-  };
+  }
+
+  const onTerminal = isatty(1);
+  process.on("SIGHUP", () => {
+    if (!onTerminal || isatty(1)) return void reload();
+    // A terminal that was closed says so by the same signal, and nothing can be written to it any more.
+    for (const output of [process.stdout, process.stderr]) output.on("error", () => undefined);
+    if (!stopping) stop();
+  });
   process.on("SIGTERM", stop).on("SIGINT", stop);
   // A parent with a channel to us (`aimo demo`) does not leave us behind.
   process.once("disconnect", stop).channel?.unref();
@@ -71,47 +150,11 @@ export async function run(
     console.error(error);
     if (!/node_modules.(@libp2p|libp2p|@chainsafe)/.test(error.stack ?? "")) process.exit(1);
   });
+  await (last = start(complete(config)));
+  return { reload };
 }
 
-function describe(node: AimoNode): Ready {
-  const api = node.find("http")?.url;
-  return {
-    event: "ready",
-    ...(api !== undefined && { api }),
-    peerId: node.id,
-    listen: node.find("libp2p")?.addresses ?? [],
-  };
-}
-
-/** What happens on the node, one JSON object each; no key, no prompt. */
-function events(emit: (event: object) => void): Plugin {
-  return {
-    name: "observer-events",
-    hooks: {
-      "peer:join": (peer) => emit({ event: "peer:join", peer }),
-      "peer:leave": (peer) => emit({ event: "peer:leave", peer }),
-      "link:up": (peer, via) => emit({ event: "link:up", peer, via }),
-      "link:down": (peer, via, error) =>
-        emit({ event: "link:down", peer, via, ...(error && { code: error.code, message: error.message }) }),
-      "catalog:change": (added, removed) =>
-        emit({ event: "catalog:change", added: added.map(({ id }) => id), removed: removed.map(({ id }) => id) }),
-      "call:end": (call, { status, error }) => {
-        const { target, link = "local" } = call.attempts.at(-1) ?? {};
-        const { id, chunks, bytes, attempts } = call;
-        emit({
-          event: "call:end",
-          id,
-          status,
-          target,
-          via: link,
-          attempts: attempts.length,
-          chunks,
-          bytes,
-          ...(error && { code: error.code }),
-        });
-      },
-      "node:error": ({ code, message }, plugin) =>
-        emit({ event: "node:error", code, message, ...(plugin !== undefined && { plugin }) }),
-    },
-  };
+/** What the commands ask: unless the config has its own. Windows has no such sockets. */
+function asked(plugins: PluginList): boolean {
+  return process.platform !== "win32" && !flatten(plugins).some(({ name }) => name === "frontend-admin");
 }

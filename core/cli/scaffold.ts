@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { basename, join } from "node:path";
 import { AimoError } from "../error.ts";
-import { ownPackage, type OwnPackage } from "./own-package.ts";
+import { ownPackage, type OwnPackage } from "../package.ts";
 
 /** What npm would take for something else than a file of ours, or a tool of this repository would read. */
 const STORED_AS: Readonly<Record<string, string>> = { _gitignore: ".gitignore", "_package.json": "package.json" };

@@ -1,7 +1,14 @@
+import type { NodeConfig } from "../config.ts";
 import { tryLines } from "./banner.ts";
-import { load } from "./load.ts";
+import { findConfig, load } from "./load.ts";
 import { run, type RunOptions } from "./run.ts";
 
-export async function start({ config, ...options }: RunOptions & { config?: string }): Promise<void> {
-  await run(await load(config), options, (ready) => `aimo is up\n${tryLines(ready)}`);
+export interface StartFlags extends RunOptions {
+  config?: string;
+  env?: string;
+}
+
+export async function start({ config: file = findConfig(), env, ...options }: StartFlags): Promise<void> {
+  const read = async (): Promise<NodeConfig> => (await load(file, { env })).config;
+  await run(await read(), options, (ready) => `aimo is up\n${tryLines(ready)}`, { again: read });
 }

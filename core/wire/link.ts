@@ -31,8 +31,10 @@ export interface AttachedLink {
   forward(peer: string, message: Uint8Array): void;
   /** Known with the peer's HELLO. */
   readonly session: Session | undefined;
-  /** Silent for 1.5 s: no new calls. */
+  /** Silent for 1.5 s. */
   readonly suspect: boolean;
+  /** Silent, or its transport goes: no new calls, and those it has are better off on another. */
+  readonly spent: boolean;
   /** `late`: our own loop hung, so silence says nothing. */
   tick(late: boolean): void;
   /** A link for one call alone, where the transport makes such. */
@@ -46,6 +48,8 @@ export interface AttachedLink {
 }
 
 export interface LinkEnds {
+  /** Does its transport go? */
+  leaving(): boolean;
   /** A link for one call was made. */
   forked(link: AttachedLink): void;
   hello(link: AttachedLink, head: Head<typeof Type.HELLO>): Session;
@@ -87,7 +91,9 @@ export function attach(
     dialled: link.dialled,
     single: link.single === true,
     outbox,
-    fork: link.fork && fork,
+    get fork() {
+      return link.fork && fork;
+    },
     home,
     get session() {
       return session;
@@ -97,6 +103,9 @@ export function attach(
     },
     get suspect() {
       return !heard && quiet >= SUSPECT_AFTER;
+    },
+    get spent() {
+      return attached.suspect || ends.leaving();
     },
     forward: (other, message) => void forwards.set(other, message),
     tick(late) {

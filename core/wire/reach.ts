@@ -10,6 +10,9 @@ const REST = 2_000;
 /** Peers that rest, at most; the oldest are forgotten. */
 const RESTING = 4_096;
 
+/** Those that are in use, in the order of the plugins. */
+export type Transports = () => readonly Transport[];
+
 /** Links on demand, over the transports that can make them. */
 export interface Reach {
   /** Is there such a transport? */
@@ -26,16 +29,16 @@ export interface Reach {
 }
 
 /** The transports are tried in the order of the plugins. */
-export function createReach(transports: readonly Transport[], runtime: Runtime): Reach {
+export function createReach(transports: Transports, runtime: Runtime): Reach {
   const trying = new Map<string, PromiseWithResolvers<Session> & { expire?: (why: Error) => void }>();
   const resting = new Map<string, number>();
   let closed = false;
-  const able = transports.filter(({ reach }) => reach !== undefined);
+  const able = (): Transport[] => transports().filter(({ reach }) => reach !== undefined);
 
   async function attempt(peer: string, pending: NonNullable<ReturnType<typeof trying.get>>): Promise<void> {
     const { promise, reject } = pending;
     let why = "no transport can reach it";
-    for (const transport of able) {
+    for (const transport of able()) {
       if (closed) break;
       const late = new AbortController();
       const { promise: overdue, reject: expire } = Promise.withResolvers<never>();
@@ -61,12 +64,12 @@ export function createReach(transports: readonly Transport[], runtime: Runtime):
 
   return {
     get possible() {
-      return able.length > 0;
+      return able().length > 0;
     },
     to(peer) {
       const running = trying.get(peer);
       if (running) return running.promise;
-      if (able.length === 0 || closed || (resting.get(peer) ?? 0) > runtime.now())
+      if (able().length === 0 || closed || (resting.get(peer) ?? 0) > runtime.now())
         return Promise.reject(unreachable("there is no link to it right now"));
       const pending = Promise.withResolvers<Session>();
       pending.promise.catch(() => undefined); // who asked has seen it, or has gone

@@ -177,7 +177,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
     },
     gather(link) {
       for (const opener of [...openers.values()])
-        if (!links.has(opener.link) || opener.link.suspect || opener.link.rank > link.rank) opener.move(link, "");
+        if (!links.has(opener.link) || opener.link.spent || opener.link.rank > link.rank) opener.move(link, "");
     },
     remove(link, error) {
       links.delete(link);
@@ -221,7 +221,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
     },
     best() {
       let found: AttachedLink | undefined;
-      for (const link of links) if (!link.suspect && (found === undefined || compare(link, found) < 0)) found = link;
+      for (const link of links) if (!link.spent && (found === undefined || compare(link, found) < 0)) found = link;
       return found;
     },
     async call(target, frame, reply, call) {
@@ -241,7 +241,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
       const provider = target.slice(0, target.indexOf("/"));
       const distrust = (error: AimoError): void =>
         provider === peer ? opener.link.bye("cut_off", error.message, error) : ends.onLie(provider);
-      const attempt = call.attempts.at(-1) as LiveAttempt | undefined;
+      const attempt = call.attempts.findLast((each) => each.target === target) as LiveAttempt | undefined;
       const moved = ({ via }: AttachedLink): void => void (attempt && (attempt.link = via));
       moved(link);
       const opener = openOver({ link, number, target, request: frame, reply, call, kernel, forget, distrust, moved });

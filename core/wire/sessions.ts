@@ -1,23 +1,21 @@
 import { AimoError } from "../error.ts";
-import type { Handler, Link, LinkEvents, Transport } from "../parts.ts";
+import type { Handler, Link, LinkEvents } from "../parts.ts";
 import { decodeMessage, encodeHead, Type } from "./codec.ts";
 import { createDirectory } from "./directory.ts";
+import { createDoor, type Door } from "./door.ts";
 import { decodeHead } from "./heads.ts";
 import { attach, TICK, type AttachedLink } from "./link.ts";
 import type { CallNumbers } from "./numbers.ts";
 import { createPeers } from "./peers.ts";
-import { createReach } from "./reach.ts";
-import { sealLink, type Sealing } from "./seal.ts";
+import { createReach, type Transports } from "./reach.ts";
+import { createSealings } from "./sealings.ts";
 import { createShunned, pairOf } from "./shun.ts";
 import { createSession, type Session, type WireKernel } from "./session.ts";
 
-/** Handshakes that are answered in a second: each costs about 0.3 ms. */
-const GREETINGS_PER_SECOND = 200;
-
 /** All peers of this node. */
 export interface Sessions {
-  /** What transports call with each link they made. */
-  accept(link: Link): LinkEvents;
+  /** For one transport. */
+  door(): Door;
   /** What transports call with each message that another node broadcast. */
   heard(message: Uint8Array): void;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
@@ -27,13 +25,13 @@ export interface Sessions {
   close(): Promise<void>;
 }
 
-export function createSessions(kernel: WireKernel, load: () => number, transports: readonly Transport[]): Sessions {
+export function createSessions(kernel: WireKernel, load: () => number, transports: Transports): Sessions {
   const { runtime, hooks, settings } = kernel;
   const peers = createPeers(runtime);
   const links = new Set<AttachedLink>();
-  const sealings = new Set<Sealing>();
+  const doors = new Set<Door>();
+  const sealings = createSealings(kernel);
   const shunned = createShunned(runtime);
-  let greetings = GREETINGS_PER_SECOND;
   let closing = false;
   let answered: (() => void) | undefined;
   let stopTick = runtime.setTimeout(TICK, () => tick(runtime.now()));
@@ -51,11 +49,12 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   function tick(due: number): void {
     const now = runtime.now();
     stopTick = runtime.setTimeout(TICK, () => tick(now + TICK));
-    greetings = Math.min(GREETINGS_PER_SECOND, greetings + (GREETINGS_PER_SECOND * TICK) / 1_000);
+    sealings.refill(TICK);
     for (const link of [...links]) {
       link.tick(now - due > 1_000);
       if (link.suspect) suspect(link);
     }
+    for (const door of doors) door.check();
     directory.expire(now);
     shunned.expire(now);
     if (directory.due) advertise();
@@ -74,7 +73,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
 
   /** What offers nothing need not be known to all. */
   function broadcast(message: Uint8Array): void {
-    if (kernel.catalog.local().length > 0) for (const transport of transports) transport.broadcast?.(message);
+    if (kernel.catalog.local().length > 0) for (const transport of transports()) transport.broadcast?.(message);
   }
 
   /** For a relay: what is known of a peer goes to all others. */
@@ -157,26 +156,18 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     return session;
   }
 
-  function seal(link: Link): LinkEvents {
-    const sealing = sealLink(link, kernel, () => --greetings >= 0, accept);
-    sealings.add(sealing);
-    void sealing.settled.then(() => {
-      sealings.delete(sealing);
-      if (!sealing.up && link.dialled && link.peer !== undefined) reach.failed(link.peer, "nobody answered");
-    });
-    return sealing.events;
-  }
-
-  function accept(link: Link): LinkEvents {
+  function accept(link: Link, door: Door): LinkEvents {
     const { caps, peer } = link;
-    if (!caps.private || !caps.ordered || !caps.reliable || peer === undefined) return seal(link);
-    if (closing || shunned.has(peer)) {
-      const error = new AimoError("FORBIDDEN", closing ? "the node is shutting down" : `${peer} is not talked to`);
+    if (!caps.private || !caps.ordered || !caps.reliable || peer === undefined)
+      return sealings.seal(link, door.accept, (other) => reach.failed(other, "nobody answered"));
+    if (closing || door.leaving || shunned.has(peer)) {
+      const error = new AimoError("FORBIDDEN", shunned.has(peer) ? `${peer} is not talked to` : "shutting down");
       runtime.turn(() => link.close(error)); // its transport has not got the events yet
       return { message: () => undefined, closed: () => undefined };
     }
     const { attached, events } = attach(link, peer, kernel, {
-      forked: (me) => void links.add(me),
+      leaving: () => door.leaving,
+      forked: add,
       hello(me, { instance }) {
         const joined = !peers.isHere(peer);
         const session = peers.enter(peer, Buffer.from(instance).toString("hex"), (own) => begin(peer, own));
@@ -196,6 +187,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       advert: (_, head) => directory.take(head, peer),
       closed(me, error) {
         links.delete(me);
+        door.links.delete(me);
         if (error?.code === "FORBIDDEN") shun(peer, error);
         const session = me.session ?? me.home;
         if (session === undefined) {
@@ -212,12 +204,21 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
         hooks.tell("peer:leave", peer, error);
       },
     });
-    links.add(attached);
+    add(attached);
     return events;
+
+    function add(me: AttachedLink): void {
+      links.add(me);
+      door.links.add(me);
+    }
   }
 
   return {
-    accept,
+    door() {
+      const door = createDoor(runtime, accept, (which) => doors.delete(which));
+      doors.add(door);
+      return door;
+    },
     heard(bytes) {
       try {
         const message = decodeMessage(bytes);
@@ -249,8 +250,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       reach.close();
       for (const link of [...links]) link.bye("closing", "the node is shutting down");
       for (const session of peers.all()) session.end();
-      for (const sealing of sealings) sealing.abandon();
-      await Promise.all([...sealings].map(({ settled }) => settled));
+      await sealings.close();
     },
   };
 

@@ -57,8 +57,8 @@ export async function answer(
 function toSink(client: Client, dialect: Dialect, requestId: string, model: string | undefined): Sink {
   let partial = false; // in the middle of an event: nothing may be inserted
 
-  function fail(error: AimoError): void {
-    if (client.head === undefined) return client.refuse(error);
+  function fail(error: AimoError, headers?: Headers): void {
+    if (client.head === undefined) return client.refuse(error, headers);
     if (!isEvents(client.head) || partial) return client.cut();
     client.end(Buffer.from(dialect.errorEvent(error, requestId, model)), true);
   }
@@ -79,15 +79,20 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
         partial = frame.partial === true;
         return frame.isFinal ? void client.end(frame.body) : client.write(frame.body, partial);
       }
-      if (frame.messageType === "Error") return void fail(fromFrame(frame));
+      if (frame.messageType === "Error") return void fail(fromFrame(frame), frame.headers);
       const error = frame.streamDone ? dialect.unreadable?.(frame) : undefined;
-      if (error) return void fail(error);
+      if (error) return void fail(error, ours(frame.headers));
       if (frame.streamDone) return void whole(frame);
       const { statusCode: status, headers, contentType } = frame;
       if (client.head === undefined) client.begin({ status, headers, contentType });
       return undefined;
     },
   };
+}
+
+/** Without those of an answer that is not shown. */
+function ours(headers: Headers): Headers {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.startsWith("x-aimo-")));
 }
 
 /** `error.message` of an OpenAI error body. */

@@ -19,7 +19,7 @@ export interface Client {
   /** Starts a stream. This, `whole` or `refuse`: one of them, once. */
   begin(head: Head): void;
   whole(head: Head, body: Uint8Array): void;
-  refuse(error: AimoError): void;
+  refuse(error: AimoError, headers?: Headers): void;
   /** `partial`: in the middle of an event, nothing may be inserted behind it. */
   write(bytes: Uint8Array, partial: boolean): Wait;
   /** Ends a stream; with `close` the connection, too. */
@@ -127,8 +127,9 @@ export function createClient(node: AimoNode, res: ServerResponse, requestId: str
       begin(head, body.length);
       pour(body);
     },
-    refuse(error) {
+    refuse(error, headers = {}) {
       if (!finish()) return;
+      for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
       res.setHeader("x-request-id", requestId);
       sendError(res, error);
     },

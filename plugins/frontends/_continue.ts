@@ -7,11 +7,12 @@ import { createTranscript, eventsOf, isEmpty, isError, type Transcript } from ".
 /** How often one answer goes on at another provider. */
 const MOST = 2;
 
-/** One call of the answer: the error that ended it, and what it tried. */
+/** One call of the answer: the error that ended it, the target that it was from, and those that failed. */
 interface Part {
   readonly outcome: Outcome;
   readonly error: ErrorFrame | undefined;
-  readonly targets: readonly string[];
+  readonly servedBy: string | undefined;
+  readonly failed: readonly string[];
 }
 
 /**
@@ -32,7 +33,9 @@ export function continuing(node: AimoNode): OpenCall {
       return write(frame, call);
     };
     const outcome = await node.open(request, { write: take }, from);
-    return { outcome, error, targets: call?.attempts.map(({ target }) => target) ?? [] };
+    // One that was overtaken may do well now.
+    const failed = call?.attempts.filter((attempt) => attempt.error && attempt.error.code !== "CANCELLED") ?? [];
+    return { outcome, error, servedBy: call?.servedBy?.target, failed: failed.map(({ target }) => target) };
   }
 
   return async (request, sink, from) => {
@@ -46,8 +49,8 @@ export function continuing(node: AimoNode): OpenCall {
     let part = await run(request, from, pass);
     for (let n = 0; part.error !== undefined; n++) {
       const body = n < MOST && part.error.data.retryable === true ? prefilled(request.body, said) : undefined;
-      const before = part.targets.at(-1);
-      without.push(...part.targets);
+      const before = part.servedBy;
+      without.push(...part.failed);
       const next = body && before && (await goOn(before, { ...request, body, headers: anew(request) }));
       if (!next) {
         sink.write(part.error);
@@ -75,7 +78,7 @@ export function continuing(node: AimoNode): OpenCall {
           return void controller.abort();
         }
         shown = true;
-        sink.write(switched(rest.requestId, said, before, call?.attempts.at(-1)?.target));
+        sink.write(switched(rest.requestId, said, before, call?.servedBy?.target));
         return pass({ ...(frame as StreamChunkFrame), body });
       });
       from.signal.removeEventListener("abort", leave);

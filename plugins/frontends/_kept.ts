@@ -210,9 +210,9 @@ export function createKept(
       drop();
       reader?.client.whole(given, body);
     },
-    refuse(error) {
+    refuse(error, headers) {
       drop();
-      reader?.client.refuse(error);
+      reader?.client.refuse(error, headers);
     },
     write(bytes, partial) {
       if (!isEvents(told())) return reader?.client.write(bytes, partial);

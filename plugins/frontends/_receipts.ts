@@ -31,7 +31,7 @@ export function createReceipts(): Receipts {
     },
     show(id, { client }, { identity, runtime }) {
       const found = calls.get(id);
-      const endedAt = found?.attempts.at(-1)?.endedAt ?? Infinity;
+      const endedAt = Math.max(...(found?.attempts ?? []).map((attempt) => attempt.endedAt ?? Infinity));
       if (found === undefined || found.client !== client || endedAt + KEPT <= runtime.now())
         throw new AimoError(
           "CALL_NOT_FOUND",

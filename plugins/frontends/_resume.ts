@@ -7,8 +7,19 @@ import type { Client } from "./_client.ts";
 import { createKept, type Replies } from "./_kept.ts";
 import type { Exchange, HttpService } from "./http.ts";
 
-/** Both frontends of a server share them. */
+/** All frontends of a server share them, by whatever view of it they have. */
 const servers = new WeakMap<HttpService, Replies>();
+
+/** `view` is one of this server. */
+export function shareReplies(server: HttpService, view: HttpService): void {
+  servers.set(view, repliesOf(server));
+}
+
+function repliesOf(server: HttpService): Replies {
+  const replies = servers.get(server) ?? { byId: new Map(), idle: new Set(), held: 0 };
+  servers.set(server, replies);
+  return replies;
+}
 
 /** Does this client ask for event ids, so that it can come back? */
 function asks({ headers }: IncomingMessage): boolean {
@@ -23,10 +34,7 @@ export function keepReply(
   client: Client,
 ): (Client & { readonly signal: AbortSignal }) | undefined {
   if (!asks(req) || res.destroyed) return undefined;
-  const http = node.use("http");
-  const replies = servers.get(http) ?? { byId: new Map(), idle: new Set(), held: 0 };
-  servers.set(http, replies);
-  return createKept(node, replies, requestId, ownerOf(origin), { client, res });
+  return createKept(node, repliesOf(node.use("http")), requestId, ownerOf(origin), { client, res });
 }
 
 /**
@@ -41,7 +49,7 @@ export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keep
     throw new AimoError("INVALID_MESSAGE_FORMAT", "Last-Event-ID must be the id of an event, <request id>.<offset>.", {
       param: "Last-Event-ID",
     });
-  const kept = servers.get(node.use("http"))?.byId.get(id);
+  const kept = repliesOf(node.use("http")).byId.get(id);
   // Whose it is, is no business of others: they get the same answer.
   if (kept === undefined || kept.owner !== ownerOf(origin))
     throw new AimoError(
@@ -54,12 +62,8 @@ export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keep
 }
 
 /** No client can come back to a server that closes: calls without one end, the others are not kept any longer. */
-export function closeReplies(node: AimoNode | undefined): void {
-  const http = node?.find("http");
-  if (http === undefined) return; // closed before it was set up
-  const replies = servers.get(http);
-  servers.delete(http);
-  for (const kept of replies?.byId.values() ?? []) kept.forget();
+export function closeReplies(server: HttpService): void {
+  for (const kept of repliesOf(server).byId.values()) kept.forget();
 }
 
 /** Who made a call: the guard's name for it, and the key itself as a digest. */

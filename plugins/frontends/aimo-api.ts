@@ -5,7 +5,7 @@ import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { createReceipts } from "./_receipts.ts";
-import { closeReplies, resumeReply } from "./_resume.ts";
+import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 export interface AimoApiOptions {
@@ -18,19 +18,18 @@ const PREFIXES = ["/v1", "/api/v1"];
 
 /** The node's own API: any request to a named provider, who is there, what was signed, and is the node well. */
 export function aimoApi(options: AimoApiOptions = {}): Plugin {
-  const { keepAlive } = checkOptions("frontend-aimo-api", schema, options);
+  const given = checkOptions("frontend-aimo-api", schema, options);
+  let settings = given;
   const receipts = createReceipts();
-  let face: AimoNode | undefined;
   return {
     name: "frontend-aimo-api",
-    options: { keepAlive },
+    options: given,
     needs: ["http"],
     hooks: { "call:receipt": (_, call) => receipts.add(call) },
     setup(node) {
-      face = node;
       const { mount } = node.use("http");
       for (const prefix of PREFIXES) {
-        mount("POST", `${prefix}/request/:provider`, "call", (exchange) => forward(node, exchange, keepAlive));
+        mount("POST", `${prefix}/request/:provider`, "call", (exchange) => forward(node, exchange, settings.keepAlive));
         mount("GET", `${prefix}/providers`, "read", () => ({ object: "list", data: listProviders(node) }));
         mount("GET", `${prefix}/receipts/:id`, "read", ({ params, origin }) =>
           receipts.show(params["id"] ?? "", origin, node),
@@ -38,7 +37,10 @@ export function aimoApi(options: AimoApiOptions = {}): Plugin {
         mount("GET", `${prefix}/health`, "public", () => health(node));
       }
     },
-    frontend: { listen: () => undefined, close: () => closeReplies(face) },
+    update({ options: next }) {
+      settings = next as typeof given;
+      return true;
+    },
   };
 }
 

@@ -1,5 +1,4 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { H3, toNodeHandler, type H3Event } from "h3";
 import { z } from "zod";
@@ -9,7 +8,9 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { decoded, LINGER, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
+import { decoded, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
+import { closeReplies, shareReplies } from "./_resume.ts";
+import { openServer, type Address, type OpenServer } from "./_server.ts";
 
 export interface HttpOptions {
   /** Default 8000; 0 picks a free one. */
@@ -79,22 +80,19 @@ function never(): Promise<never> {
   return new Promise(() => undefined);
 }
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
-/** How often a closing server looks for connections that have become idle. ms */
-const SWEEP = 20;
-/** Longer than the idle time of the usual proxies, so that they and not we close a kept connection. ms */
-const KEEP_ALIVE = 75_000;
 
 /** The HTTP server: h3 routes, plain Node objects go to the handlers. */
 export function http(options: HttpOptions = {}): Plugin {
-  const { port, host } = checkOptions("frontend-http", schema, options);
+  const given = checkOptions("frontend-http", schema, options);
   const app = new H3();
   const mounts = new Map<string, Mount[]>();
   const upgrades = new Map<string, { scope: Scope | "public"; handler: UpgradeHandler }[]>();
+  const route = toNodeHandler(app) as (req: IncomingMessage, res: ServerResponse) => void;
+  app.all("/**", (event) => unknown(node, event));
   let node: AimoNode;
-  let url: string | undefined;
-  const server: Server = createServer(toNodeHandler(app) as (req: IncomingMessage, res: ServerResponse) => void);
-  server.keepAliveTimeout = KEEP_ALIVE;
-  server.on("upgrade", (request, socket, head) => void upgrade(request, socket, head));
+  let server: OpenServer | undefined;
+  /** Those of other addresses, whose answers still run. */
+  const former = new Set<OpenServer>();
 
   function mount(
     method: HttpMethod,
@@ -137,9 +135,25 @@ export function http(options: HttpOptions = {}): Plugin {
     }
   }
 
+  function open(address: Address): Promise<OpenServer> {
+    return openServer(address, node.runtime, route, (...request) => void upgrade(...request));
+  }
+
+  /** The new one first; only where the old one stands in its way it has to make room before. */
+  async function move(from: OpenServer, to: Address): Promise<OpenServer> {
+    if (to.port === 0 || Number(new URL(from.url).port) !== to.port) return open(to);
+    from.shut();
+    try {
+      return await open(to);
+    } catch (error) {
+      await from.reopen();
+      throw error;
+    }
+  }
+
   const service: HttpService = {
     get url() {
-      return url;
+      return server?.url;
     },
     mount,
     upgrade(path, scope, handler) {
@@ -155,60 +169,45 @@ export function http(options: HttpOptions = {}): Plugin {
 
   return {
     name: "frontend-http",
-    options: { port, host },
+    options: given,
     provides: ["http"],
     setup(face) {
       node = face;
-      node.provide("http", service);
+      node.provide("http", service, (own) => {
+        const view: HttpService = {
+          get url() {
+            return service.url;
+          },
+          mount: (...route) => own(mount(...route)),
+          upgrade: (...route) => own(service.upgrade(...route)),
+        };
+        shareReplies(service, view);
+        return view;
+      });
     },
     frontend: {
+      exposed: LOOPBACK.test(given.host) ? undefined : given.host,
       async listen() {
-        app.all("/**", (event) => unknown(node, event));
-        if (!LOOPBACK.test(host) && node.find("auth") === undefined && !node.config.insecure)
-          throw new AimoError(
-            "CONFIG_INVALID",
-            `frontend-http: ${host} can be reached by others, and no plugin tells clients apart: add apiKeys({ keys: [...] }), as \`aimo gateway\` does when AIMO_API_KEY is set, or set \`insecure: true\` in the config.`,
-          );
-        await listen(server, port, host);
-        const { address, family, port: bound } = server.address() as AddressInfo;
-        url = `http://${family === "IPv6" ? `[${address}]` : address}:${bound}`;
+        server = await open(given);
       },
       close() {
-        server.close();
-        server.closeIdleConnections();
+        closeReplies(service);
+        server?.shut();
       },
     },
+    async update({ options: next }) {
+      if (server === undefined) return false;
+      const old = server;
+      server = await move(old, next as Address);
+      former.add(old);
+      void old.close().then(() => former.delete(old));
+      return true;
+    },
     async close() {
-      if (!server.listening && url === undefined) return;
-      const closed = new Promise((resolve) => server.once("close", resolve));
-      // A connection whose answer has just ended becomes idle a little later, and no event tells when.
-      let stopSweep = (): void => undefined;
-      const sweep = (): void => {
-        server.closeIdleConnections();
-        stopSweep = node.runtime.setTimeout(SWEEP, sweep);
-      };
-      sweep();
-      const stop = node.runtime.setTimeout(LINGER, () => server.closeAllConnections());
-      if (server.listening || (await connections(server)) > 0) await closed;
-      stop();
-      stopSweep();
+      await Promise.all([...former, ...(server ? [server] : [])].map((each) => each.close(true)));
+      server = undefined;
     },
   };
-}
-
-function connections(server: Server): Promise<number> {
-  return new Promise((resolve) => server.getConnections((_, count) => resolve(count ?? 0)));
-}
-
-function listen(server: Server, port: number, host: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once("error", (cause: NodeJS.ErrnoException) => {
-      const why =
-        cause.code === "EADDRINUSE" ? `the port ${port} is taken; choose another, 0 picks a free one` : cause.message;
-      reject(new AimoError("CONFIG_INVALID", `frontend-http: cannot listen on ${host}: ${why}.`, { cause }));
-    });
-    server.listen(port, host, () => resolve());
-  });
 }
 
 async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<never> {

@@ -8,7 +8,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
-import { closeReplies, resumeReply } from "./_resume.ts";
+import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
@@ -43,14 +43,13 @@ const chat = z.looseObject({
 
 /** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
 export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
-  const settings = checkOptions("frontend-openai-api", schema, options);
-  let face: AimoNode | undefined;
+  const given = checkOptions("frontend-openai-api", schema, options);
+  let settings = given;
   return {
     name: "frontend-openai-api",
-    options: settings,
+    options: given,
     needs: ["http"],
     setup(node) {
-      face = node;
       const { mount } = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
       for (const prefix of PREFIXES) {
@@ -68,7 +67,10 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         });
       }
     },
-    frontend: { listen: () => undefined, close: () => closeReplies(face) },
+    update({ options: next }) {
+      settings = next as typeof given;
+      return true;
+    },
   };
 }
 

@@ -81,7 +81,7 @@ export function logger(options: LoggerOptions = {}): Plugin {
 
 function describe(call: Call, outcome: Outcome, model: string | undefined, now: number): LogFields {
   const { id, origin, startedAt, attempts, chunks, bytes } = call;
-  const last = attempts.at(-1);
+  const last = call.servedBy ?? attempts.at(-1);
   const since = (at: number): number => Math.max(0, Math.round(at - startedAt));
   return {
     call: id,

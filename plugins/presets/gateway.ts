@@ -4,7 +4,8 @@ import { http, type HttpOptions } from "../frontends/http.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
-import { roundRobin } from "../routers/round-robin.ts";
+import { breaker } from "../routers/breaker.ts";
+import { score } from "../routers/score.ts";
 import { libp2p } from "../transports/libp2p.ts";
 import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
@@ -30,6 +31,7 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     libp2p({ listen, join }),
     stream(),
     pubsub(),
-    roundRobin(),
+    breaker(),
+    score(),
   ];
 }

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { Agent as HttpAgent, request as requestHttp, type ClientRequest, type RequestOptions } from "node:http";
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
 import { z } from "zod";
@@ -103,7 +104,8 @@ export function openai(options: OpenaiOptions): Plugin {
   };
   return {
     name: options.name === undefined ? "provider-openai" : `provider-openai:${name}`,
-    options: { url, name, models: given, headers: Object.keys(headers), key: key ? "(set)" : undefined },
+    // Secrets as marks of theirs: a reload sees that they differ, and nobody what they are.
+    options: { url, name, models: given, headers: mapValues(headers, toMark), key: key && toMark(key) },
     provider,
     async setup(face) {
       node = face;
@@ -121,6 +123,14 @@ function toCard(model: string | ModelCard): ModelCard {
 }
 
 /** The names in the upstream's own list. */
+function toMark(secret: string): string {
+  return `sha256:${createHash("sha256").update(secret).digest("hex").slice(0, 8)}`;
+}
+
+function mapValues(record: Headers, change: (value: string) => string): Headers {
+  return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, change(value)]));
+}
+
 async function readList(send: Send): Promise<string[]> {
   const signal = AbortSignal.timeout(LIST_WITHIN);
   const response = await ask(() => send("models", { method: "GET" }), Buffer.alloc(0), signal);

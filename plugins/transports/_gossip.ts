@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
-import type { GossipSub, GossipsubOpts, Message, TopicValidatorFn } from "@libp2p/gossipsub";
-import type { Libp2p, PeerId } from "@libp2p/interface";
-import type { ServiceFactoryMap } from "libp2p";
+import type { GossipSubComponents, GossipsubOpts, Message, TopicValidatorFn } from "@libp2p/gossipsub";
+import type { PeerId, Startable } from "@libp2p/interface";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { fits, MAX_DATA } from "./_envelope.ts";
+import type { Host } from "./_libp2p-host.ts";
 
 /** Bytes and messages that are taken in a second; what is above is lost, as on a full wire. */
 const MAX_BYTES = 64 * 1_048_576;
@@ -20,10 +20,8 @@ const MAX_TOPICS = 1_024;
 
 /** What the plugin needs of gossipsub. */
 export interface Gossip {
-  /** For `Libp2pService.extend`. */
-  readonly services: ServiceFactoryMap;
   /** Throws CONFIG_INVALID when gossipsub does not run on the host: it fails without a word. */
-  check(host: Libp2p): void;
+  check(): void;
   /** `last`: messages on it are for this node alone, and go no further. */
   join(topic: string, last?: "last"): void;
   leave(topic: string): void;
@@ -31,8 +29,9 @@ export interface Gossip {
   subscribers(topic: string): number;
   /** Whom it was handed to; nobody, if it failed. Never rejects. */
   publish(topic: string, data: Uint8Array): Promise<readonly PeerId[]>;
-  /** Leaves all topics. */
-  close(): void;
+  leaveAll(): void;
+  /** The host speaks it no longer. */
+  stop(): Promise<void>;
 }
 
 /** What gossipsub tells; a throw is logged. */
@@ -48,12 +47,14 @@ interface Inside {
   readonly score?: { readonly deliveryRecords?: { clear(): void } };
 }
 
-export async function createGossip(node: AimoNode, events: GossipEvents): Promise<Gossip> {
+/** Starts it on the host, whether that runs already or not. */
+export async function createGossip(node: AimoNode, host: Host, events: GossipEvents): Promise<Gossip> {
   const { gossipsub, StrictNoSign, TopicValidatorResult } = await import("@libp2p/gossipsub");
   const topics = new Set<string>();
   const admit = createAdmission(node, topics);
-  let pubsub: GossipSub | undefined;
-  let inside: Inside = {};
+  const made = gossipsub(gossipOptions(StrictNoSign, admit))(host.services.inside.components as GossipSubComponents);
+  const pubsub = made as typeof made & Startable;
+  const inside = made as unknown as Inside;
 
   /** A listener that throws would end the process. */
   const guarded =
@@ -82,58 +83,59 @@ export async function createGossip(node: AimoNode, events: GossipEvents): Promis
     if (!topics.delete(topic)) return;
     // Leaving sends a PRUNE to those in the mesh, and for up to 15 s neither side would take the other into it again:
     // a relay would pass on nothing. That the topic is left they are told anyway.
-    pubsub?.topicValidators.delete(topic);
+    pubsub.topicValidators.delete(topic);
     inside.mesh?.get(topic)?.clear();
-    pubsub?.unsubscribe(topic);
+    pubsub.unsubscribe(topic);
   }
 
+  pubsub.addEventListener("gossipsub:message", ({ detail: { msg, propagationSource: from } }) =>
+    message({ topic: msg.topic, data: msg.data, from }),
+  );
+  pubsub.addEventListener(
+    "subscription-change",
+    guarded(({ detail: { peerId, subscriptions } }) => {
+      const peer = peerId.toString();
+      for (const { topic, subscribe } of subscriptions) events.subscription(peer, topic, subscribe);
+    }),
+  );
+  // It keeps a record of each message for 120 s, for scores of topics, which are not used.
+  pubsub.addEventListener("gossipsub:heartbeat", () => inside.score?.deliveryRecords?.clear());
+  await pubsub.start();
+  const services: Record<string, unknown> = host.services; // where libp2p's own would be
+  services["pubsub"] = pubsub;
+
   return {
-    services: {
-      pubsub(components) {
-        pubsub = gossipsub(gossipOptions(StrictNoSign, admit))(components);
-        inside = pubsub as unknown as Inside;
-        pubsub.addEventListener("gossipsub:message", ({ detail: { msg, propagationSource: from } }) =>
-          message({ topic: msg.topic, data: msg.data, from }),
-        );
-        pubsub.addEventListener(
-          "subscription-change",
-          guarded(({ detail: { peerId, subscriptions } }) => {
-            const peer = peerId.toString();
-            for (const { topic, subscribe } of subscriptions) events.subscription(peer, topic, subscribe);
-          }),
-        );
-        // It keeps a record of each message for 120 s, for scores of topics, which are not used.
-        pubsub.addEventListener("gossipsub:heartbeat", () => inside.score?.deliveryRecords?.clear());
-        return pubsub;
-      },
-    },
-    check(host) {
+    check() {
       const registered = host.getProtocols();
-      const joined = pubsub?.getTopics() ?? [];
-      const runs = pubsub?.protocols.every((protocol) => registered.includes(protocol)) === true;
+      const joined = pubsub.getTopics();
+      const runs = pubsub.protocols.every((protocol) => registered.includes(protocol));
       if (!runs || ![...topics].every((topic) => joined.includes(topic)))
         throw new AimoError(
           "CONFIG_INVALID",
-          "transport-pubsub: gossipsub does not run on the libp2p host; is there a second version of @libp2p/interface, or a host plugin that ignores `extend`?",
+          "transport-pubsub: gossipsub does not run on the libp2p host; is there a second version of @libp2p/interface?",
         );
     },
     join(topic, last) {
       topics.add(topic);
       // A node passes on what it subscribes to, and all its peers subscribe to its own topics as relays.
-      if (last) pubsub?.topicValidators.set(topic, take);
-      pubsub?.subscribe(topic);
+      if (last) pubsub.topicValidators.set(topic, take);
+      pubsub.subscribe(topic);
     },
     leave,
-    subscribers: (topic) => pubsub?.getSubscribers(topic).length ?? 0,
+    subscribers: (topic) => pubsub.getSubscribers(topic).length,
     async publish(topic, data) {
       try {
-        return (await pubsub?.publish(topic, data))?.recipients ?? [];
+        return (await pubsub.publish(topic, data)).recipients;
       } catch {
         return [];
       }
     },
-    close() {
+    leaveAll() {
       for (const topic of [...topics]) leave(topic);
+    },
+    async stop() {
+      delete services["pubsub"];
+      await pubsub.stop();
     },
   };
 }

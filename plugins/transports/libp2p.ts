@@ -1,17 +1,12 @@
-import type { PeerId } from "@libp2p/interface";
-import { privateKeyFromRaw } from "@libp2p/crypto/keys";
-import { identify } from "@libp2p/identify";
-import { noise } from "@libp2p/noise";
-import { tcp } from "@libp2p/tcp";
-import { tls } from "@libp2p/tls";
+import { isDeepStrictEqual } from "node:util";
 import { multiaddr } from "@multiformats/multiaddr";
-import { createLibp2p, type Libp2p, type ServiceFactoryMap } from "libp2p";
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
-import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
+import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { muxer } from "./_muxer.ts";
+import type * as Inside from "./_libp2p-host.ts";
+import type { Host } from "./_libp2p-host.ts";
 
 export interface Libp2pOptions {
   /** Multiaddrs to listen on, `/ip4/0.0.0.0/tcp/4001`; none for a node that only dials out. Default none. */
@@ -26,14 +21,19 @@ export interface Libp2pOptions {
   maxConnections?: number;
 }
 
+/** Puts a transport on a host: registers its protocols. What it returns lets go of the host. */
+export type Attach = (host: Host) => Awaitable<() => Awaitable<void>>;
+
 /** The shared host, for transports over libp2p. */
 export interface Libp2pService {
-  /** Services that the host is to have: called in `setup`. Throws CONFIG_INVALID when the host is made already. */
-  extend(services: ServiceFactoryMap): void;
-  /** The one host, made at the first call. */
-  host(): Promise<Libp2p>;
-  /** Listens and begins to join; the transports call it when their protocols are registered. Later calls do nothing. */
-  start(): Promise<Libp2p>;
+  /**
+   * Calls `attach` with the host, before it listens where it does not yet, and again with each that takes its place; the
+   * first transport starts it. Resolves with what takes the transport off; the host stops with the last one. Throws
+   * CONFIG_INVALID when it cannot listen.
+   */
+  attach(attach: Attach): Promise<() => Promise<void>>;
+  /** The one host, made at the first call; another one after a reload that changes where it listens. */
+  host(): Promise<Host>;
   /** Where it can be dialled, with its peer id; empty before the start. */
   readonly addresses: readonly string[];
 }
@@ -62,165 +62,134 @@ const schema = z.strictObject({
   maxConnections: z.number().int().positive().default(4_096),
 });
 
-/** ms. The first try again is at once, then 250 ms doubling, with jitter, up to this: a node that is back is found within 5 s. */
-const REDIAL_MAX = 3_000;
-const REDIAL_FIRST = 250;
-/** After so long without a connection a peer is forgotten. ms */
-const FORGET = 30_000;
+type Settings = z.output<typeof schema>;
 
-/** The libp2p host that `stream()` and other transports share. Its key is the node's. */
+/**
+ * The libp2p host that `stream()` and other transports share. Its key is the node's. A reload takes `join` and
+ * `maxConnections` in place: an address that is gone is not dialled any more, and a connection that is there stays. For
+ * `listen`, `announce` and `encrypt` the host has to be made anew, and the old one stops before, since both may want the
+ * same port: links break, and their calls go on over the next ones, or over those of another transport.
+ */
 export function libp2p(options: Libp2pOptions = {}): Plugin {
-  const { listen, join, announce, encrypt, maxConnections } = checkOptions("host-libp2p", schema, options);
-  const services: ServiceFactoryMap = {};
-  let made: Promise<Libp2p> | undefined;
-  let host: Libp2p | undefined;
-  const stops: (() => void)[] = [];
+  const given = checkOptions("host-libp2p", schema, options);
+  let settings = given;
+  let node: AimoNode;
+  let made: Promise<Host> | undefined;
+  let host: Host | undefined;
+  let inside: typeof Inside;
+  const parts = new Map<Attach, () => Awaitable<void>>();
+  const joined = new Map<string, () => void>();
+  let stopForgetting = (): void => undefined;
+  let last: Promise<unknown> = Promise.resolve();
+
+  /** One after the other: transports come and go while the host is made anew. */
+  function alone<T>(run: () => Promise<T>): Promise<T> {
+    const result = last.then(run);
+    last = result.catch(() => undefined);
+    return result;
+  }
+
+  function make(): Promise<Host> {
+    return (made ??= create());
+  }
+
+  /** What it imports takes most of the time of a start: who only reads a config does not wait for it. */
+  async function create(): Promise<Host> {
+    inside = await import("./_libp2p-host.ts");
+    return (host = await inside.createHost(node, settings));
+  }
+
+  async function put(attach: Attach): Promise<void> {
+    parts.set(attach, await attach(await make()));
+  }
+
+  async function start(): Promise<void> {
+    const created = await make();
+    if (created.status === "started") return;
+    await inside.startHost(created, settings);
+    stopForgetting = inside.forgetOthers(node, created, () => settings.join);
+    join();
+  }
+
+  /** Stays connected to those that are named, and to no others. */
+  function join(): void {
+    for (const [to, leave] of joined) {
+      if (settings.join.includes(to)) continue;
+      joined.delete(to);
+      leave();
+    }
+    for (const to of settings.join) if (host && !joined.has(to)) joined.set(to, inside.stayConnected(node, host, to));
+  }
+
+  async function stop(): Promise<void> {
+    for (const leave of joined.values()) leave();
+    joined.clear();
+    stopForgetting();
+    const old = host;
+    made = host = undefined;
+    await old?.stop();
+  }
+
+  async function detach(part: Attach): Promise<void> {
+    const off = parts.get(part);
+    parts.delete(part);
+    await off?.();
+    if (parts.size === 0) await stop();
+  }
+
+  async function restart(): Promise<void> {
+    for (const off of [...parts.values()].toReversed()) await off();
+    await stop();
+    for (const part of parts.keys()) await put(part);
+    await start();
+  }
+
+  async function update(next: Settings): Promise<void> {
+    const before = settings;
+    settings = next;
+    const same = (["listen", "announce", "encrypt"] as const).every((key) => isDeepStrictEqual(before[key], next[key]));
+    if (host === undefined) return;
+    if (same) {
+      host.services.inside.components.connectionManager.setMaxConnections(next.maxConnections);
+      return join();
+    }
+    try {
+      await restart();
+    } catch (error) {
+      settings = before;
+      await restart();
+      throw error;
+    }
+  }
+
   return {
     name: "host-libp2p",
-    options,
+    options: given,
     provides: ["libp2p"],
-    setup(node) {
-      const make = (): Promise<Libp2p> => (made ??= createHost(node).then((created) => (host = created)));
-      let started: Promise<Libp2p> | undefined;
+    setup(face) {
+      node = face;
       node.provide("libp2p", {
-        extend(more) {
-          if (made)
-            throw new AimoError("CONFIG_INVALID", "host-libp2p: services are added in `setup`, before the start.");
-          Object.assign(services, more);
-        },
+        attach: (part) =>
+          alone(async () => {
+            try {
+              await put(part);
+              await start();
+            } catch (error) {
+              await detach(part);
+              throw error;
+            }
+            return () => alone(() => detach(part));
+          }),
         host: make,
-        start: () => (started ??= make().then((created) => start(node, created))),
         get addresses() {
           return host?.getMultiaddrs().map(String) ?? [];
         },
       });
     },
-    async close() {
-      for (const stop of stops) stop();
-      await host?.stop();
+    async update({ options: next }) {
+      await alone(() => update(next as Settings));
+      return true;
     },
-  };
-
-  function createHost(node: AimoNode): Promise<Libp2p> {
-    return createLibp2p({
-      start: false,
-      privateKey: privateKeyFromRaw(node.identity.privateKey()),
-      addresses: { listen, announce },
-      transports: [tcp()],
-      connectionEncrypters: encrypt.map((name) => (name === "tls" ? tls() : noise())),
-      streamMuxers: [
-        muxer({
-          // `stream({ mode: "per-call" })` opens one for each call.
-          maxInboundStreams: 4_096,
-          maxOutboundStreams: 4_096,
-          // The window must stay below the read buffer, or a slow but correct reader is aborted.
-          streamOptions: {
-            maxStreamWindowSize: 4 * 1_048_576,
-            maxReadBufferLength: 8 * 1_048_576,
-            maxWriteBufferLength: 16 * 1_048_576,
-          },
-        }),
-      ],
-      services: { identify: identify(), ...services },
-      // Many providers may sit behind one address; libp2p's defaults let five in a second.
-      connectionManager: {
-        maxConnections,
-        inboundConnectionThreshold: 1_000,
-        maxIncomingPendingConnections: 512,
-        dialTimeout: node.config.timeouts.connect,
-        inboundUpgradeTimeout: node.config.timeouts.connect,
-      },
-      // Sessions ping by themselves: a peer that stalls for some seconds must not lose its connection to libp2p's monitor.
-      connectionMonitor: { enabled: false },
-    });
-  }
-
-  async function start(node: AimoNode, created: Libp2p): Promise<Libp2p> {
-    try {
-      await created.start();
-    } catch (cause) {
-      const detail = cause instanceof Error ? cause.message : String(cause);
-      const taken = /EADDRINUSE|ERR_NO_VALID_ADDRESSES|UnsupportedListen|NoValidAddresses/.test(
-        `${detail}${String(cause)}`,
-      );
-      // libp2p lists what failed with stacks, over many lines.
-      const why = /^\s*\S+: Error: (.+)$/m.exec(detail)?.[1] ?? detail.split("\n")[0];
-      const advice = taken ? " Is the port taken? Port 0 picks a free one." : "";
-      throw new AimoError("CONFIG_INVALID", `host-libp2p: cannot listen on ${listen.join(", ")}: ${why}.${advice}`, {
-        cause,
-      });
-    }
-    for (const to of join) stops.push(stayConnected(node, created, to));
-    stops.push(forgetOthers(node, created, join));
-    return created;
-  }
-}
-
-/** libp2p keeps what it learnt of each peer that ever came, some KiB: those that have gone are forgotten after a while. */
-function forgetOthers({ runtime }: AimoNode, host: Libp2p, join: readonly string[]): () => void {
-  const gone = new Map<string, { readonly id: PeerId; readonly since: number }>();
-  let stop = runtime.setTimeout(FORGET, sweep);
-  const left = ({ detail: id }: CustomEvent<PeerId>): void => {
-    const peer = id.toString();
-    if (!join.some((address) => address.includes(peer))) gone.set(peer, { id, since: runtime.now() });
-  };
-  function sweep(): void {
-    stop = runtime.setTimeout(FORGET, sweep);
-    for (const [peer, { id, since }] of gone) {
-      if (runtime.now() - since < FORGET) continue;
-      gone.delete(peer);
-      if (host.getConnections(id).length === 0) host.peerStore.delete(id).catch(() => undefined);
-    }
-  }
-  host.addEventListener("peer:disconnect", left);
-  return () => {
-    stop();
-    host.removeEventListener("peer:disconnect", left);
-  };
-}
-
-/** Dials now and whenever the connection is gone. Joining never blocks the node. */
-function stayConnected(node: AimoNode, host: Libp2p, to: string): () => void {
-  const { runtime, log } = { runtime: node.runtime, log: node.log.bind(node) };
-  const controller = new AbortController();
-  let peer: string | undefined;
-  let delay = 0;
-  let failed = false;
-  let cancel: () => void = () => undefined;
-
-  const again = (): void => {
-    cancel = runtime.setTimeout(delay * (0.75 + runtime.random() / 2), () => void dial());
-    delay = Math.min(REDIAL_MAX, Math.max(REDIAL_FIRST, delay * 2));
-  };
-  async function dial(): Promise<void> {
-    try {
-      const connection = await host.dial(multiaddr(to), { signal: controller.signal });
-      peer = connection.remotePeer.toString();
-      delay = 0;
-      if (failed) log("info", "joined again", { address: to });
-      failed = false;
-      if (connection.status !== "open") again();
-    } catch (cause) {
-      if (controller.signal.aborted) return;
-      if (!failed)
-        log("warn", `cannot join ${to} yet: ${cause instanceof Error ? cause.message : String(cause)}`, {
-          address: to,
-        });
-      failed = true;
-      again();
-    }
-  }
-  const left = (event: CustomEvent<{ toString(): string }>): void => {
-    if (event.detail.toString() === peer && !controller.signal.aborted) {
-      peer = undefined;
-      again();
-    }
-  };
-  host.addEventListener("peer:disconnect", left);
-  void dial();
-  return () => {
-    controller.abort();
-    cancel();
-    host.removeEventListener("peer:disconnect", left);
+    close: () => alone(stop),
   };
 }

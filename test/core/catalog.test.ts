@@ -16,7 +16,11 @@ interface Stage {
 
 function stage(): Stage {
   const runtime = createVirtualRuntime();
-  const hooks = createHooks(runtime, 1_000, () => undefined);
+  const hooks = createHooks(
+    runtime,
+    () => 1_000,
+    () => undefined,
+  );
   const changes: string[] = [];
   const note = (sign: string, list: readonly Target[]): void => list.forEach(({ id }) => changes.push(sign + id));
   hooks.on("catalog:change", (added: Target[], removed: Target[]) => (note("+", added), note("-", removed)), "test");
@@ -47,7 +51,7 @@ const offer = ({ catalog }: Stage, peer: string, ...models: ModelCard[]): void =
 describe("find", () => {
   it("gives the targets of a model, local ones and those of peers", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card(), card({ id: "other" })));
+    s.catalog.serve([local("a", card(), card({ id: "other" }))]);
     offer(s, "peer1", card());
     expect(new Set(s.find())).toEqual(new Set(["self/a/model", "peer1/p/model"]));
     expect(s.find({ model: "other" })).toEqual(["self/a/other"]);
@@ -57,13 +61,13 @@ describe("find", () => {
     const s = stage();
     offer(s, "peer1", card());
     expect(() => s.find({}, "peer")).toThrow("does not exist");
-    s.catalog.addProvider(local("a", card()));
+    s.catalog.serve([local("a", card())]);
     expect(s.find({}, "peer")).toEqual(["self/a/model"]);
   });
 
   it("adds the targets of fallbacks behind, each target once", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card(), card({ id: "b" }), card({ id: "c" })));
+    s.catalog.serve([local("a", card(), card({ id: "b" }), card({ id: "c" }))]);
     expect(s.find({ fallbacks: ["c", "unknown", "b"] })).toEqual(["self/a/model", "self/a/c", "self/a/b"]);
     expect(s.find({ fallbacks: ["model", "c", "c"] })).toEqual(["self/a/model", "self/a/c"]);
     expect(s.find({ model: "unknown", fallbacks: ["b"] })).toEqual(["self/a/b"]);
@@ -71,8 +75,7 @@ describe("find", () => {
 
   it("keeps to a pinned peer, target or local provider; a peer's own name for its provider proves nothing", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card()));
-    s.catalog.addProvider(local("p", card({ id: "else" })));
+    s.catalog.serve([local("a", card()), local("p", card({ id: "else" }))]);
     offer(s, "peer1", card());
     offer(s, "peer2", card());
     expect(s.find({ providerId: "peer2" })).toEqual(["peer2/p/model"]);
@@ -83,17 +86,17 @@ describe("find", () => {
 
   it("asks for no model: any target of that type", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card({ types: ["x"] }), card({ id: "b" })));
+    s.catalog.serve([local("a", card({ types: ["x"] }), card({ id: "b" }))]);
     const { model: _, ...anything } = request({ type: "x" });
     expect(s.catalog.find(anything, origin()).map(({ id }) => id)).toEqual(["self/a/model"]);
   });
 
   it("gives only targets that answer this type, or that a translator can reach, natives first", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card({ types: ["anthropic.messages"] })));
-    s.catalog.addProvider(local("b", card()));
+    const providers = [local("a", card({ types: ["anthropic.messages"] })), local("b", card())];
+    s.catalog.serve(providers);
     expect(s.find()).toEqual(["self/b/model"]);
-    s.catalog.addTranslator({ from: "openai.chat", to: "anthropic.messages", wrap: (handle) => handle });
+    s.catalog.serve(providers, [{ from: "openai.chat", to: "anthropic.messages", wrap: (handle) => handle }]);
     expect(s.find()).toEqual(["self/b/model", "self/a/model"]);
     expect(s.missing({ type: "openai.embeddings" })).toMatchObject({
       code: "MODEL_NOT_FOUND",
@@ -105,7 +108,7 @@ describe("find", () => {
 describe("nothing found", () => {
   it("is 404 for a model that nobody has, at once", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card()));
+    s.catalog.serve([local("a", card())]);
     expect(s.missing({ model: "unknown" })).toMatchObject({
       code: "MODEL_NOT_FOUND",
       status: 404,
@@ -118,7 +121,7 @@ describe("nothing found", () => {
 
   it("is 404 for a provider that is not there", () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card()));
+    s.catalog.serve([local("a", card())]);
     expect(s.missing({ providerId: "nobody" })).toMatchObject({ code: "PROVIDER_NOT_FOUND", status: 404 });
   });
 
@@ -128,7 +131,7 @@ describe("nothing found", () => {
 
   it("is 503 for a minute after a model or a peer went away, and 404 then", async () => {
     const s = stage();
-    s.catalog.addProvider(local("a", card({ id: "stays" })));
+    s.catalog.serve([local("a", card({ id: "stays" }))]);
     offer(s, "peer1", card());
     s.catalog.withdraw("peer1");
     for (const overrides of [{}, { model: "stays", providerId: "peer1" }])
@@ -164,14 +167,14 @@ describe("catalog:change", () => {
       },
       handle: () => undefined,
     };
-    const remove = s.catalog.addProvider(provider);
+    s.catalog.serve([provider]);
     const before = s.catalog.local();
     expect(s.catalog.local()).toBe(before);
     models = [card({ id: "new" })];
     expect(s.find({ model: "new" })).toEqual(["self/a/new"]);
     expect(s.catalog.local()).not.toBe(before);
     expect(s.catalog.local()).toEqual([{ provider: "a", models }]);
-    remove();
+    s.catalog.serve([]);
     expect(s.catalog.local()).toEqual([]);
     expect(s.changes).toEqual(["+self/a/model", "+self/a/new", "-self/a/model", "-self/a/new"]);
   });

@@ -19,7 +19,11 @@ interface Stage {
 function stage(): Stage {
   const runtime = createVirtualRuntime();
   const errors: Stage["errors"] = [];
-  const hooks = createHooks(runtime, 1_000, (error, plugin) => void errors.push({ error, plugin }));
+  const hooks = createHooks(
+    runtime,
+    () => 1_000,
+    (error, plugin) => void errors.push({ error, plugin }),
+  );
   return { hooks, runtime, errors };
 }
 

@@ -13,10 +13,11 @@ import {
   type Reply,
   type Target,
 } from "../../core/index.ts";
+import { tellServer, type LiveCall } from "../../core/live-call.ts";
 import { ends, failing, pieces, provider, silent, whole } from "../kit/local.ts";
 import { createVirtualRuntime, settle } from "../kit/virtual-runtime.ts";
 import { withoutStrays } from "../suites/case.ts";
-import { chat, collect, isEnd, type Collected } from "../suites/index.ts";
+import { chat, collect, isEnd, origin, type Collected } from "../suites/index.ts";
 
 const start = (plugins: NodeConfig["plugins"], config: Partial<NodeConfig> = {}): Promise<AimoNode> =>
   createNode({ drain: 0, ...config, plugins });
@@ -84,7 +85,8 @@ describe("failover before the first chunk", () => {
     await using node = await start([provider("bad", bad), provider("good", whole("good"))]);
     const { frames } = await ask(node);
     expect(frames).toHaveLength(1);
-    expect(frames[0]).toMatchObject({ headers: {}, streamDone: true });
+    expect(frames[0]).toMatchObject({ streamDone: true });
+    expect(frames[0]).not.toHaveProperty("headers.x-from");
   });
 
   it("the first provider's signal aborts, and the second one's does not", async () => {
@@ -248,6 +250,55 @@ it("a lazy router is asked for the next target only when it is needed, and sees 
   expect(seen).toEqual([0, 1]);
 });
 
+describe("the client is told who answered", () => {
+  const told = (target: string, attempts: number): object => ({
+    "x-aimo-provider": target,
+    "x-aimo-via": "local",
+    "x-aimo-attempts": `${attempts}`,
+  });
+
+  for (const [what, handle] of Object.entries({ "a whole answer": whole("ok"), "a stream": pieces("a", "b") }))
+    it(`in the head of ${what}, with the number of attempts that it took`, async () => {
+      await using node = await start([provider("a", failing()), provider("b", handle)]);
+      expect((await ask(node)).frames[0]).toMatchObject({ headers: told(`${node.id}/b`, 2) });
+    });
+
+  it("in the error frame after the last attempt, beside what a guard put into call.headers", async () => {
+    const limit = hook("call:start", (call) => void (call.headers["ratelimit-limit"] = "5"));
+    await using node = await start([provider("a", failing()), provider("b", failing()), limit]);
+    const { frames } = await ask(node);
+    expect(frames).toMatchObject([
+      { messageType: "Error", headers: { ...told(`${node.id}/b`, 2), "ratelimit-limit": "5" } },
+    ]);
+  });
+
+  it("and of nobody when nobody was asked", async () => {
+    const refuse = hook("call:start", () => {
+      throw new AimoError("RATE_LIMIT_EXCEEDED", "Later.");
+    });
+    await using node = await start([provider("a", whole("ok")), refuse]);
+    expect((await ask(node)).frames).toMatchObject([{ headers: {} }]);
+    expect((await ask(node)).frames[0]).not.toHaveProperty("headers.x-aimo-provider");
+  });
+
+  it("but a peer is not: it says so itself", async () => {
+    await using node = await start([provider("a", whole("ok"))]);
+    const { frames } = await ask(node, { origin: origin({ kind: "peer" }) });
+    expect(frames).toMatchObject([{ statusCode: 200 }]);
+    expect(frames[0]).toHaveProperty("headers", {});
+  });
+
+  it("in a form that fits into a header, whatever a peer calls its provider", () => {
+    const call = { origin: origin(), headers: {}, attempts: [{}] } as unknown as LiveCall;
+    tellServer(call, { target: "peer/ein Büro\r\nx: \ud800/m", startedAt: 0, link: "stream" });
+    expect(call.headers).toEqual({
+      "x-aimo-provider": "peer/ein%20B%C3%BCro%0D%0Ax:%20%EF%BF%BD",
+      "x-aimo-via": "stream",
+      "x-aimo-attempts": "1",
+    });
+  });
+});
+
 describe("call:end comes exactly once for every call whose call:start began", () => {
   const refuse = new AimoError("FORBIDDEN", "Not you.");
   const cases: Record<string, { plugins: Plugin[]; status: Outcome["status"]; leave?: boolean }> = {
@@ -359,8 +410,8 @@ describe("hooks", () => {
     await using node = await start([provider("a", handle), tag]);
     for (const requestId of ["one", "two"]) {
       const { frames } = await collect(node, chat("m", { requestId }));
-      expect(frames[0]).toMatchObject({ headers: { "x-upstream": "1", [`x-${requestId}`]: "1" } });
-      expect(Object.keys((frames[0] as { headers: object }).headers)).toHaveLength(2);
+      const own = Object.keys((frames[0] as { headers: object }).headers).filter((name) => !name.startsWith("x-aimo-"));
+      expect(own).toEqual(["x-upstream", `x-${requestId}`]);
     }
     expect(HEADERS).toEqual({ "x-upstream": "1" });
   });

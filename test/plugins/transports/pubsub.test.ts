@@ -21,7 +21,7 @@ import {
 } from "../../../core/index.ts";
 import { createGossipRelay } from "../../../plugins/transports/_gossip-relay.ts";
 import type { Gossip } from "../../../plugins/transports/_gossip.ts";
-import { libp2p, pubsub, stream, type PubsubOptions } from "../../../plugins/transports/index.ts";
+import { libp2p, pubsub, stream, type Libp2pService, type PubsubOptions } from "../../../plugins/transports/index.ts";
 import { expectClean } from "../../kit/clean.ts";
 import { testTransport } from "../../suites/transport.ts";
 
@@ -615,8 +615,11 @@ describe("the plugin", () => {
         deaf.setup?.(
           Object.create(node, {
             provide: {
-              value: (name: "libp2p", service: object) =>
-                node.provide(name, Object.create(service, { extend: { value: () => undefined } }) as never),
+              value: (name: "libp2p", service: Libp2pService) =>
+                node.provide(name, {
+                  ...service,
+                  attach: (to) => service.attach((on) => to(Object.assign(on, { getProtocols: () => [] }))),
+                }),
             },
           }) as AimoNode,
         ),

@@ -1,15 +1,17 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 
+/** What this package says of itself. */
 export interface OwnPackage {
   /** Its folder. */
   readonly root: string;
   readonly version: string;
   readonly dependencies: Readonly<Record<string, string>>;
   readonly devDependencies: Readonly<Record<string, string>>;
+  readonly peerDependencies: Readonly<Record<string, string>>;
 }
 
-/** The package that this file is part of, built or as source. */
+/** Reads the `package.json` of the package that this file is part of, built or as source. */
 export function ownPackage(): OwnPackage {
   for (const up of ["..", "../.."]) {
     const root = fileURLToPath(new URL(up, import.meta.url));
