@@ -4,9 +4,8 @@ import { build } from "../core/cli/main.ts";
 import { resolveConfig } from "../core/config.ts";
 import { AimoError, type ErrorCode } from "../core/error.ts";
 import { BUILT_IN } from "../core/plugin.ts";
+import { code, lines, page, table } from "./_markdown.ts";
 import { defaultsOf, docOf, fieldsOf, kinds, nodesOf, type Field, type Source } from "./_source.ts";
-
-const MADE = "<!-- Made from the sources by `npm run docs`. -->";
 
 /** Path in the repository and text of each page that says what the code says. */
 export function reference(source: Source): Record<string, string> {
@@ -135,12 +134,7 @@ function hooks(source: Source): string {
   const fields = fieldsOf(type, source);
   const refuses = ({ path, type: signature }: Field): boolean =>
     path === "frame:chunk" || (signature.endsWith("Awaitable<void>") && !path.startsWith("node:"));
-  const exported = source.exports("core/index.ts");
-  const named = [...exported.values()].filter(
-    (symbol) =>
-      symbol.flags & ts.SymbolFlags.Interface &&
-      fields.some((field) => new RegExp(`\\b${symbol.name}\\b`).test(field.type)),
-  );
+  const named = given(fields, source);
   return page(
     "Hooks",
     "The named points in the life of a node, a call and a frame, and what a listener is given.",
@@ -165,6 +159,23 @@ function hooks(source: Source): string {
       ),
     ),
   );
+}
+
+/** The interfaces that these fields speak of, and those that they speak of; what the node itself can do is another matter. */
+function given(fields: readonly Field[], source: Source): ts.Symbol[] {
+  const found = new Set<ts.Symbol>();
+  const interfaces = [...source.exports("core/index.ts").values()].filter(
+    ({ flags }) => flags & ts.SymbolFlags.Interface,
+  );
+  const visit = (list: readonly Field[]): void => {
+    for (const symbol of interfaces) {
+      if (found.has(symbol) || !list.some(({ type }) => new RegExp(`\\b${symbol.name}\\b`).test(type))) continue;
+      found.add(symbol);
+      if (symbol.name !== "AimoNode") visit(fieldsOf(source.checker.getDeclaredTypeOfSymbol(symbol), source));
+    }
+  };
+  visit(fields);
+  return interfaces.filter((symbol) => found.has(symbol));
 }
 
 function errors(source: Source): string {
@@ -198,6 +209,8 @@ function errors(source: Source): string {
 function config(source: Source): string {
   const type = source.checker.getDeclaredTypeOfSymbol(source.declared("core/config.ts", "NodeConfig"));
   const fields = fieldsOf(type, source, (symbol) => symbol.name === "__type");
+  const file = source.checker.getDeclaredTypeOfSymbol(source.declared("core/config.ts", "ConfigFile"));
+  const beside = fieldsOf(file, source).filter(({ path }) => !fields.some((field) => field.path === path));
   const settings = resolveConfig({ plugins: [] }) as unknown as Record<string, unknown>;
   const valueAt = (path: string): unknown =>
     path.split(".").reduce<unknown>((value, key) => (value as Record<string, unknown> | undefined)?.[key], settings);
@@ -212,6 +225,12 @@ function config(source: Source): string {
         const group = typeof value === "object" && !Array.isArray(value);
         return row(field, group || field.required ? undefined : value, "the config");
       }),
+    ),
+    "## In a file",
+    docOf(source.declared("core/config.ts", "ConfigFile"), source),
+    table(
+      ["field", "type", "meaning"],
+      beside.map(({ path, type: of, text }) => [code(path), code(of), text]),
     ),
   );
 }
@@ -263,26 +282,4 @@ function afterHelp(each: Command): string {
   each.outputHelp();
   each.configureOutput(writeOut ? { writeOut } : {});
   return all.slice(each.helpInformation().length).trim();
-}
-
-function page(title: string, ...parts: readonly string[]): string {
-  return `${lines(`# ${title}`, ...parts.slice(0, 1), MADE, ...parts.slice(1))}\n`;
-}
-
-function lines(...parts: readonly string[]): string {
-  return parts.filter(Boolean).join("\n\n");
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `|${cells.map(cell).join("|")}|`;
-  return [line(head), `|${"---|".repeat(head.length)}`, ...rows.map(line)].join("\n");
-}
-
-function cell(text: string): string {
-  const line = text.replaceAll(/\s+/g, " ").trim().replaceAll("|", "\\|");
-  return line === "" ? " " : ` ${line} `;
-}
-
-function code(text: string): string {
-  return text === "" ? "" : text.includes("`") ? `\`\` ${text} \`\`` : `\`${text}\``;
 }

@@ -4,7 +4,9 @@ import ts from "typescript";
 import { describe, expect, test } from "vitest";
 import { generated } from "../docs/_generated.ts";
 import { sourceOf } from "../docs/_source.ts";
-import { anchorsOf, blocksOf, linksOf, PAGES, ROOT, type Block } from "./kit/markdown.ts";
+import { build } from "../core/cli/main.ts";
+import { Flag, Type } from "../core/wire/codec.ts";
+import { anchorsOf, blocksOf, linksOf, PAGES, readPage, ROOT, type Block } from "./kit/markdown.ts";
 
 const blocks = PAGES.flatMap(blocksOf);
 const code = blocks.filter(({ language }) => language === "ts");
@@ -38,6 +40,73 @@ describe("what follows from the sources", () => {
         read.add(name);
     const told = readFileSync(`${ROOT}docs/configuration.md`, "utf8").matchAll(/^\| `([A-Z_]+)` \|/gm);
     expect([...told].map(([, name]) => name).toSorted()).toEqual([...read].toSorted());
+  });
+});
+
+describe("docs/protocol.md", () => {
+  const text = readFileSync(`${ROOT}docs/protocol.md`, "utf8");
+  const rows = (shape: RegExp): [string, number][] =>
+    [...text.matchAll(shape)].map(([, code = "", name = ""]) => [name, Number.parseInt(code, 16)]);
+
+  test("lists the types of messages that there are", () => {
+    const told = rows(/^\| ([0-9A-F]{2}) \| ([A-Z]+) \|/gm);
+    const both: [string, number][] = [
+      ["PING", 0x0d],
+      ["PONG", 0x0e],
+    ];
+    expect(text).toContain("| 0D, 0E | PING, PONG |");
+    expect([...told.filter(([name]) => name in Type), ...both].toSorted(([, a], [, b]) => a - b)).toEqual(
+      Object.entries(Type),
+    );
+  });
+
+  test("lists the flags that there are", () => {
+    expect(rows(/^\| ([0-9a-f]{2}) \| ([A-Z]+) \| [A-Za-z, ]+ \| [a-z]/gm).filter(([name]) => name in Flag)).toEqual(
+      Object.entries(Flag),
+    );
+  });
+});
+
+describe("plugins/README.md", () => {
+  const table = readFileSync(`${ROOT}plugins/README.md`, "utf8");
+  const reference = readFileSync(`${ROOT}docs/reference/plugins.md`, "utf8");
+  const sections = [...reference.matchAll(/^### ([\w-]+): `\w+\(\)`\n([\s\S]*?)(?=^##)/gm)];
+
+  test.each(sections.map(([, name = "", section = ""]) => [name, section] as const))(
+    "names every option of %s",
+    (name, section) => {
+      const [, row = ""] = new RegExp(`^\\|[^|]*\\| \`${name}\` \\|(.*)$`, "m").exec(table) ?? [];
+      const options = [...section.matchAll(/^\| `([\w.]+)` \|/gm)].map(([, option = ""]) => option);
+      const missing = options
+        .filter((option) => !option.includes("."))
+        .filter((option) => !new RegExp(`\\b${option}\\b`).test(row));
+      expect(missing).toEqual([]);
+    },
+  );
+});
+
+describe("commands", () => {
+  const program = build();
+  const { scripts } = JSON.parse(readFileSync(`${ROOT}package.json`, "utf8")) as { scripts: object };
+  const texts = PAGES.map((page) => [page, readPage(page)] as const);
+
+  test.each(texts)("of aimo in %s are there, with the options that they are given", (page, text) => {
+    const shell = blocks.filter((block) => block.page === page && block.language === "sh").map((block) => block.text);
+    const inline = [...text.matchAll(/`(aimo [^`\n]+)`/g)].map(([, said = ""]) => said);
+    const said = [...shell, ...inline].flatMap((lines) => [...lines.matchAll(/(?:^|\| )aimo ([a-z]+)(.*)$/gm)]);
+    const wrong = said.flatMap(([, name = "", rest = ""]) => {
+      const command = program.commands.find((each) => each.name() === name);
+      if (command === undefined) return [`aimo ${name}`];
+      const options = rest.split(/\s#|;/)[0]?.match(/--[a-z][a-z-]*/g) ?? [];
+      const known = [...command.options.map(({ long }) => long), "--help"];
+      return options.filter((option) => !known.includes(option)).map((option) => `aimo ${name} ${option}`);
+    });
+    expect(wrong).toEqual([]);
+  });
+
+  test.each(texts)("of npm in %s are scripts of the package", (_, text) => {
+    const said = [...text.matchAll(/npm (?:run )([a-z][\w:]*)/g)].map(([, name = ""]) => name);
+    expect(said.filter((name) => !(name in scripts))).toEqual([]);
   });
 });
 

@@ -25,10 +25,16 @@ interface Advice {
 /** What is legal and cannot work, and what to do. */
 const TABLE: readonly Advice[] = [
   {
-    when: (node) => has(node.doors) && !has(node.providers) && !has(node.far),
-    say: ({ transports }) =>
-      `Clients can ask this node, but nobody can answer: it has no provider, and ${has(transports) ? `${names(transports)} reaches this process alone` : "no transport to others"}. ` +
+    when: (node) => has(node.doors) && !has(node.providers) && !has(node.transports),
+    say: () =>
+      "Clients can ask this node, but nobody can answer: it has neither a provider nor a transport to others. " +
       'Add `demo()` or `openai({ url })` from "aimo/providers", or `libp2p({ listen: […] })` and `stream()` from "aimo/transports".',
+  },
+  {
+    when: (node) => has(node.doors) && !has(node.providers) && has(node.transports) && !has(node.far),
+    say: ({ transports }) =>
+      `This node has no provider, and ${names(transports)} reaches only nodes of the same process: ` +
+      'add `libp2p({ listen: […] })` and `stream()` from "aimo/transports", unless there is such a node.',
   },
   {
     when: (node) => has(node.providers) && !has(node.doors) && !has(node.servers) && !has(node.transports),

@@ -51,13 +51,12 @@ export async function load(file = findConfig(), { env, seen }: LoadOptions = {})
     if (!files.has(read)) seen?.(read);
     files.add(read);
   };
-  const configs = new Set<string>();
-  setLoading({ main, configs, files });
+  setLoading({ main, files });
   const environment = env ?? process.env["NODE_ENV"] ?? "production";
   process.env["NODE_ENV"] ??= environment;
   try {
     await readDotenv(dirname(main), environment, see);
-    const layers = (await readLayers(main, see, configs)).flatMap((layer) => variants(layer, environment));
+    const layers = (await readLayers(main, see)).flatMap((layer) => variants(layer, environment));
     const config = mergeLayers(layers.map((layer) => layer.config)) as NodeConfig;
     return { config, files: [...files], layers };
   } catch (cause) {
@@ -86,9 +85,10 @@ interface Raw {
 }
 
 /** The file and those that it `extends`, the nearest first. */
-async function readLayers(main: string, see: (file: string) => void, configs: Set<string>): Promise<Raw[]> {
+async function readLayers(main: string, see: (file: string) => void): Promise<Raw[]> {
   const { evaluate, find } = createEvaluator(main, see);
   const layers: Raw[] = [];
+  const read = new Set<string>();
   await loadConfig<Record<string, unknown>>({
     name: "aimo",
     cwd: dirname(main),
@@ -105,8 +105,8 @@ async function readLayers(main: string, see: (file: string) => void, configs: Se
       if (file === undefined)
         throw new AimoError("CONFIG_INVALID", `extends: there is no file or package "${source}".`);
       const found = { config: {}, configFile: file, cwd: dirname(file), source };
-      if (configs.has(file)) return found;
-      configs.add(file);
+      if (read.has(file)) return found;
+      read.add(file);
       const exported = await evaluate(file);
       const config: unknown = typeof exported === "function" ? await exported() : exported;
       if (!isRecord(config) || Object.keys(config).length === 0)

@@ -3,9 +3,7 @@ import { AimoError } from "../error.ts";
 
 export interface Loading {
   readonly main: string;
-  /** The config file and its layers. */
-  readonly configs: ReadonlySet<string>;
-  /** These, and the local modules that they import. */
+  /** The config file, its layers, and the local modules that they import. */
   readonly files: ReadonlySet<string>;
 }
 
@@ -22,16 +20,17 @@ export function setLoading(files: Loading): void {
  */
 function placeOf(error: unknown): string | undefined {
   if (loading === undefined || !(error instanceof Error)) return undefined;
-  const told = error.cause instanceof Error ? error.cause : error;
-  const { main, configs, files } = loading;
-  // Options are wrong where a config calls the factory; all else where it was thrown.
-  const places = AimoError.is(told) && told.code === "CONFIG_INVALID" ? [configs, files] : [files];
-  for (const set of places) {
-    // A syntax error says where in its message, a throw in its stack, with columns that are those of compiled code.
-    const place = firstPlace(told.message, set, /^:\d+:\d+/) ?? firstPlace(told.stack ?? "", set, /^:\d+/);
-    if (place !== undefined) return place;
-  }
-  return AimoError.is(error) && error.code === "CONFIG_INVALID" ? relative(process.cwd(), main) : undefined;
+  const { message, stack = "" } = error.cause instanceof Error ? error.cause : error;
+  const { main, files } = loading;
+  // Options are wrong where the factory is called that checks them.
+  const [, behind = ""] = stack.split(/\n.* checkOptions .*\n.*\n/);
+  // A syntax error says where in its message, a throw in its stack, with columns that are those of compiled code.
+  return (
+    firstPlace(message, files, /^:\d+:\d+/) ??
+    firstPlace(behind, files, /^:\d+/) ??
+    firstPlace(stack, files, /^:\d+/) ??
+    (AimoError.is(error) && error.code === "CONFIG_INVALID" ? relative(process.cwd(), main) : undefined)
+  );
 }
 
 function firstPlace(text: string, files: Iterable<string>, place: RegExp): string | undefined {

@@ -2,7 +2,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { isatty } from "node:tty";
 import { admin } from "../../plugins/frontends/admin.ts";
-import type { NodeConfig } from "../config.ts";
+import { resolveConfig, type NodeConfig } from "../config.ts";
 import { createNode, type AimoNode } from "../node.ts";
 import { flatten, loadPlugins, type PluginList } from "../plugin.ts";
 import { adviseOn } from "./advice.ts";
@@ -86,6 +86,7 @@ export async function run(
 
   async function take(next: NodeConfig): Promise<void> {
     if (node === undefined || (renew && next.dataDir !== dataDir)) {
+      loadPlugins(next.plugins, resolveConfig(next).disable); // what it refuses costs no node
       const old = node;
       node = undefined;
       await old?.close();
@@ -122,9 +123,10 @@ export async function run(
   }
 
   function stop(): void {
+    if (node === undefined) process.exit(); // nothing is open yet
     if (stopping) process.exit(1);
     stopping = true;
-    const closed = node?.close() ?? Promise.resolve();
+    const closed = node.close();
     emit({ event: "closing" }); // the doors are closed
     void closed.finally(() => {
       emit({ event: "closed" });
@@ -135,13 +137,11 @@ export async function run(
 
   const onTerminal = isatty(1);
   process.on("SIGHUP", () => {
-    // A terminal that was closed says so by the same signal.
     if (!onTerminal || isatty(1)) return void reload();
-    if (ready) stop();
-    else process.exit(1);
+    // A terminal that was closed says so by the same signal, and nothing can be written to it any more.
+    for (const output of [process.stdout, process.stderr]) output.on("error", () => undefined);
+    if (!stopping) stop();
   });
-  last = start(complete(config));
-  await last;
   process.on("SIGTERM", stop).on("SIGINT", stop);
   // A parent with a channel to us (`aimo demo`) does not leave us behind.
   process.once("disconnect", stop).channel?.unref();
@@ -150,6 +150,7 @@ export async function run(
     console.error(error);
     if (!/node_modules.(@libp2p|libp2p|@chainsafe)/.test(error.stack ?? "")) process.exit(1);
   });
+  await (last = start(complete(config)));
   return { reload };
 }
 

@@ -5,6 +5,7 @@ import { checkOptions } from "../../core/config.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import type * as Inside from "./_libp2p-host.ts";
 import type { Host } from "./_libp2p-host.ts";
 
 export interface Libp2pOptions {
@@ -75,7 +76,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   let node: AimoNode;
   let made: Promise<Host> | undefined;
   let host: Host | undefined;
-  let inside: typeof import("./_libp2p-host.ts");
+  let inside: typeof Inside;
   const parts = new Map<Attach, () => Awaitable<void>>();
   const joined = new Map<string, () => void>();
   let stopForgetting = (): void => undefined;

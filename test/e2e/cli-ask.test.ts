@@ -128,7 +128,11 @@ it("a second node with the data dir of one that runs is refused in one sentence,
   const data = join(cwd, "data");
   const first = await startGateway(["--data-dir", data], { HOME });
   const again = ["gateway", "--port", "0", "--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", data];
-  failed(await runAimo(again, { env: { HOME } }), /another node runs with this data dir .*stop it, or name another/, 2);
+  failed(
+    await runAimo(again, { env: { HOME } }),
+    /data dir .* is in use by another node, process \d+ .*: stop it, or name another/,
+    2,
+  );
   first.kill("SIGKILL");
   await first.exit;
   const { ready } = await startAimo(again, { env: { HOME } });

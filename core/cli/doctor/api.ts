@@ -1,3 +1,4 @@
+import { isPeerId } from "../../identity.ts";
 import { askChat, listModels } from "../answer.ts";
 import { reach, toApi } from "../ask.ts";
 import type { Checkup } from "./checkup.ts";
@@ -36,8 +37,8 @@ async function isNode(api: string): Promise<string> {
   const answer = await reach(api, "/v1/health", { signal: AbortSignal.timeout(ANSWER_WITHIN) });
   const body: unknown = await answer.json().catch(() => undefined);
   const { id, error } = (body ?? {}) as { id?: string; error?: { message?: string } };
-  if (answer.ok && typeof id === "string") return id;
-  if (answer.status === 404 && error !== undefined) return "its health route is off";
+  if (answer.ok && id !== undefined && isPeerId(id)) return id;
+  if (error?.message?.startsWith("There is no route GET")) return "Its health route is off.";
   throw new Error(`What answers there is no aimo node (status ${answer.status} to GET /v1/health): check the URL.`);
 }
 

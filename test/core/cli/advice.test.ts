@@ -34,12 +34,12 @@ it.each<[string, PluginList, RegExp]>([
   [
     "a frontend without any way to a provider",
     [http(), openaiApi()],
-    /^Clients can ask this node, but nobody can answer: it has no provider, and no transport to others\. Add `demo\(\)`/,
+    /^Clients can ask this node, but nobody can answer: it has neither a provider nor a transport to others\. Add `demo\(\)`/,
   ],
   [
     "a frontend with transport-memory alone",
     [http(), openaiApi(), memory()],
-    /no provider, and transport-memory reaches this process alone/,
+    /no provider, and transport-memory reaches only nodes of the same process/,
   ],
   ["a provider that nobody can ask", [demo()], /^Nobody can ask provider-demo: .*Add `libp2p\(\{ join/],
   [

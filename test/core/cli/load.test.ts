@@ -1,5 +1,6 @@
 import { rmSync, symlinkSync } from "node:fs";
 import { basename, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, it } from "vitest";
 import { load, type Loaded } from "../../../core/cli/load.ts";
 import { explain } from "../../../core/cli/place.ts";
@@ -18,6 +19,13 @@ const refusal = async (loading: Promise<Loaded>): Promise<string> => {
   // Relative to here, where the tests run.
   return explain(error).replaceAll(/\S*aimo-test-\w+\//g, "");
 };
+/** A plugin that checks its options, in six lines; with the sources, as these tests run without a build. */
+const CHECKED = `
+import { checkOptions } from "${fileURLToPath(new URL("../../../core/config.ts", import.meta.url))}";
+import { z } from "${import.meta.resolve("zod")}";
+export function own(options) {
+  return { name: "own-own", options: checkOptions("own-own", z.strictObject({}), options) };
+}`;
 /** A plugin that shows a value. */
 const shows = (value: string): string => `{ name: "x-x", options: ${value} }`;
 
@@ -236,6 +244,13 @@ describe("local modules", () => {
     expect(await wrong("\nexport const mine = ( => 1;")).toMatch(/^mine\.ts:2:\d+: .*Unexpected token$/);
     expect(await wrong(`\n\nthrow new Error("no disk");`)).toBe("mine.ts:3: no disk");
     expect(await wrong(`export const mine = () => {\n  throw new Error("no disk");\n};`)).toBe("mine.ts:2: no disk");
+    const own = "export const mine = () => own({ a: 1 });\n";
+    expect(await wrong(`${CHECKED}\n${own}`)).toMatch(/^mine\.ts:7: own-own: there is no option "a"/);
+    const given = {
+      "own.ts": CHECKED,
+      "aimo.config.ts": `import { own } from "./own.ts";\n\nexport default { plugins: [own({ a: 1 })] };`,
+    };
+    expect(await refusal(read(projectFolder(given)))).toMatch(/^aimo\.config\.ts:3: own-own: there is no option "a"/);
     expect(await wrong(`import "./nothing.ts";`)).toBe("mine.ts:1: Cannot find module './nothing.ts'");
   });
 

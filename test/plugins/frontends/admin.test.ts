@@ -49,7 +49,7 @@ describe("the socket", () => {
     const [entry = ""] = entries();
     expect(await ask(join(home, ".aimo/run", entry), "/node")).toMatchObject({ status: 200, body: { id: node.id } });
     await node.close();
-    expect(readdirSync(dataDir)).toEqual(["node.key"]);
+    expect(existsSync(socketOf(dataDir))).toBe(false);
     expect(entries()).toEqual([]);
   });
 
@@ -61,7 +61,7 @@ describe("the socket", () => {
     expect(await ask(socket, "/node")).toMatchObject({ body: { id: plain.id, dataDir: null } });
     const dataDir = join(home, "d".repeat(100));
     const long = await start([], { dataDir });
-    expect(readdirSync(dataDir)).toEqual(["node.key"]);
+    expect(readdirSync(dataDir)).not.toContain("admin.sock");
     const ids = await Promise.all(
       entries().map(async (name) => (await ask(join(home, ".aimo/run", name), "/node")).body["id"]),
     );
@@ -81,7 +81,7 @@ describe("the socket", () => {
     await once(other, "exit");
     expect(existsSync(socketOf(dataDir))).toBe(true);
     const node = await start([], { dataDir });
-    await expect(start([], { dataDir })).rejects.toThrow("another node runs with this data dir");
+    await expect(start([], { dataDir })).rejects.toThrow(/data dir .* in use by another node/);
     expect(await ask(socketOf(dataDir), "/node")).toMatchObject({ body: { id: node.id } });
   });
 
@@ -207,12 +207,21 @@ describe("what it answers", () => {
       body: {
         model: "m",
         candidates: [better, worse],
-        steps: [{ router: "router-picky", targets: [{ id: better, figures: { bytes: 1_000, session: "de" } }] }],
+        steps: [
+          {
+            router: "router-picky",
+            targets: [{ id: better, figures: { bytes: 1_000, session: "de" } }],
+            dropped: [{ id: worse, figures: { bytes: 1_000, session: "de" } }],
+          },
+        ],
       },
     });
     expect((await ask(socketOf(dataDir()), "/models")).body["data"]).toEqual([
       expect.objectContaining({ id: better, routing: { figures: { "router-picky": { bytes: 0, session: "" } } } }),
-      expect.objectContaining({ id: worse, routing: { figures: {}, leftOutBy: "router-picky" } }),
+      expect.objectContaining({
+        id: worse,
+        routing: { figures: { "router-picky": { bytes: 0, session: "" } }, leftOutBy: "router-picky" },
+      }),
     ]);
     expect(await ask(socketOf(dataDir()), "/route", { model: "n" })).toMatchObject({
       status: 200,
