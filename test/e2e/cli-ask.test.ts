@@ -200,6 +200,15 @@ describe("`aimo check`", () => {
     expect(existsSync(join(options.cwd, "home"))).toBe(false);
   });
 
+  it("has colours where they are asked for, and nowhere else", async () => {
+    const { options } = place({ "aimo.config.ts": gatewayConfig() });
+    const shown = async (colours: Record<string, string | undefined>): Promise<string> =>
+      (await runAimo(["check"], { ...options, env: { ...options.env, ...colours } })).stdout;
+    expect(await shown({ NO_COLOR: undefined, FORCE_COLOR: "1" })).toContain("\u001B[1mPLUGIN");
+    for (const colours of [{ NO_COLOR: undefined }, { NO_COLOR: "1" }])
+      expect(await shown(colours)).not.toContain("\u001B");
+  });
+
   it("refuses what `aimo start` refuses", async () => {
     const { cwd, options } = place({ "aimo.config.ts": gatewayConfig({ rest: 'disable: ["router-rond-robin"]' }) });
     failed(await runAimo(["check"], options), /aimo\.config\.ts: disable: .*Did you mean "router-round-robin"\?/, 2);
