@@ -3,7 +3,7 @@ import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { apiKeys } from "aimo/guards";
 import { logger } from "aimo/observers";
-import { roundRobin } from "aimo/routers";
+import { score } from "aimo/routers";
 import { libp2p, pubsub, stream } from "aimo/transports";
 
 export default defineConfig({
@@ -21,6 +21,6 @@ export default defineConfig({
     // The way round, when there is no direct stream: sealed messages over gossip.
     pubsub(),
     // Which provider answers, when several have the model.
-    roundRobin(),
+    score(),
   ],
 });

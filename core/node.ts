@@ -196,6 +196,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     plugins.retire(gone, pipeline.settled(wanted.drain), wanted.drain);
     Object.assign(settings, wanted);
     serve({ ...generation, running: staged.running });
+    catalog.local(); // tells what came and went
     if (changes.length > 0) hooks.tell("config:change", changes);
     for (const running of fresh) hooks.of(running).tell("node:ready", node);
     return changes;

@@ -32,7 +32,7 @@ export async function stage(
   const were = new Map(before.running.map((running) => [running.spec.name, { running, spec: running.spec }]));
   const slots = specs.map((spec) => {
     const old = were.get(spec.name)?.running;
-    return old && (isSame(old.spec, spec) || old.plugin.update) ? old : make(spec);
+    return old && (isSame(old.spec, spec) || mayUpdate(old, spec)) ? old : make(spec);
   });
   generation.running = slots;
   follow();
@@ -133,10 +133,18 @@ function supplier(running: readonly Running[], service: string): Running | undef
   return running.findLast(({ spec }) => (spec.provides as readonly string[] | undefined)?.includes(service));
 }
 
-/** Would a plugin made of `next` be what runs as `now` says? Without options nobody can tell. */
+/** Would a plugin made of `next` be what runs as `now` says? */
 function isSame(now: Plugin, next: Plugin): boolean {
-  if (now === next) return true;
-  return next.options !== undefined && isEqual(now.options, next.options) && textOf(now) === textOf(next);
+  return now === next || (isAlike(now, next) && isEqual(now.options, next.options));
+}
+
+function mayUpdate({ plugin }: Running, next: Plugin): boolean {
+  return plugin.update !== undefined && isAlike(plugin, next);
+}
+
+/** The same plugin, perhaps with other options. Without options nobody can tell. */
+function isAlike(now: Plugin, next: Plugin): boolean {
+  return next.options !== undefined && textOf(now) === textOf(next);
 }
 
 /** Plain objects and lists by what is in them; functions, streams and the like only if they are the very same. */

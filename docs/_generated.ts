@@ -10,7 +10,13 @@ export async function generated(source: Source): Promise<Record<string, string>>
 }
 
 /** Pages in the order in which they are listed; the rest of `docs/` follows by name. */
-const FIRST = ["README.md", "docs/run-a-gateway.md", "docs/run-a-provider.md", "docs/configuration.md"];
+const FIRST = [
+  "README.md",
+  "docs/run-a-gateway.md",
+  "docs/run-a-provider.md",
+  "docs/configuration.md",
+  "docs/clients.md",
+];
 
 /** All pages, with what each says of itself: https://llmstxt.org */
 function llms(made: Readonly<Record<string, string>>): string {

@@ -27,6 +27,7 @@ interface Answers {
 }
 
 const DEFAULT_FOLDER = "aimo-node";
+const SHOW_CURSOR = "\x1b[?25h\n";
 
 /** Makes a project from a template of this package. Asks on a terminal for what is not given. Throws CONFIG_INVALID. */
 export async function init(folder: string | undefined, { template, yes = false, json = false }: InitOptions) {
@@ -34,9 +35,12 @@ export async function init(folder: string | undefined, { template, yes = false, 
   if (folder !== undefined) checkFolder(folder);
   const asks = !yes && !json && process.stdin.isTTY && process.stdout.isTTY;
   const answers = asks
-    ? await ask(folder, template)
+    ? await orLeft(ask(folder, template))
     : { folder: folder ?? DEFAULT_FOLDER, template: template ?? "gateway", env: {} };
-  if (answers === undefined) return void (process.exitCode = 1);
+  if (answers === undefined) {
+    process.exitCode = 1;
+    return;
+  }
   checkFolder(answers.folder);
   const root = resolve(answers.folder);
   const files = render(root, answers.template, answers.env);
@@ -47,6 +51,19 @@ export async function init(folder: string | undefined, { template, yes = false, 
       ? `${JSON.stringify({ event: "created", template: made, folder: root, files: [...files.keys()] })}\n`
       : `${asks ? "\n" : ""}${nextSteps(root, made)}`,
   );
+}
+
+/** Ctrl-D, or a terminal that is gone, ends the input without a word to the prompt, which would wait for ever. */
+async function orLeft<T>(asking: Promise<T>): Promise<T | undefined> {
+  const { promise: left, resolve } = Promise.withResolvers<undefined>();
+  const leave = (): void => {
+    process.stdout.write(SHOW_CURSOR);
+    resolve(undefined);
+  };
+  process.once("beforeExit", leave);
+  const answers = await Promise.race([asking, left]);
+  process.off("beforeExit", leave);
+  return answers;
 }
 
 /** Undefined when the person left. */

@@ -2,26 +2,28 @@ import { watch as watchFolder, type FSWatcher } from "node:fs";
 import { dirname, join } from "node:path";
 
 export interface Watch {
-  /** Its changes count from now on. A file that is not there yet may come. */
+  /** Its changes count from now on. A file that is not there yet may come. Until `keep`, so do other modules beside it: one of them may be missing. */
   add(file: string): void;
-  /** No others count any more. */
+  /** These are all. */
   keep(files: readonly string[]): void;
 }
 
 /** Editors write a file in several steps. ms */
 const SETTLED = 50;
+const MODULE = /\.([cm]?[jt]s|json)$/;
 
 /** Calls back when one of some files was written, came or went. Folders are watched, as editors replace files instead of writing them. */
 export function watchFiles(changed: () => void): Watch {
   const files = new Set<string>();
   const folders = new Map<string, FSWatcher>();
+  let whole = false;
   let timer: NodeJS.Timeout | undefined;
 
   function open(folder: string): void {
     if (folders.has(folder)) return;
     try {
       const watcher = watchFolder(folder, { persistent: false }, (_, name) => {
-        if (name !== null && !files.has(join(folder, name))) return;
+        if (name !== null && !files.has(join(folder, name)) && (whole || !MODULE.test(name))) return;
         clearTimeout(timer);
         timer = setTimeout(changed, SETTLED);
       });
@@ -39,10 +41,12 @@ export function watchFiles(changed: () => void): Watch {
 
   return {
     add(file) {
+      whole = false;
       files.add(file);
       open(dirname(file));
     },
     keep(list) {
+      whole = true;
       files.clear();
       for (const file of list) files.add(file);
       const needed = new Set(list.map((file) => dirname(file)));

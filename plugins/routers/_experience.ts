@@ -1,4 +1,5 @@
 import type { AimoError, Attempt } from "../../core/index.ts";
+import { isFailure } from "../../core/stats.ts";
 
 /** What a gateway has seen of one target, apart from what the core counts. All of it fades, so that everybody gets another chance. */
 interface Seen {
@@ -42,6 +43,8 @@ const DOUBLED = 30_000;
 /** Refusals within this time are one. ms */
 const BURST = 1_000;
 
+const UNKNOWN = { failing: 0, isAbove: false };
+
 export function createExperience(): Experience {
   const known = new Map<string, Seen>();
 
@@ -67,7 +70,7 @@ export function createExperience(): Experience {
     askedAt: (id) => known.get(id)?.askedAt ?? 0,
     of(id, now) {
       const seen = known.get(id);
-      if (seen === undefined) return { failing: 0, isAbove: false };
+      if (seen === undefined) return UNKNOWN;
       const failing = failingOf(seen, now);
       if (seen.cap === undefined) return { failing, isAbove: false };
       const cap = seen.cap * (1 + ((now - seen.cutAt) / DOUBLED) ** 3);
@@ -84,7 +87,8 @@ export function createExperience(): Experience {
       seen.askedAt = now;
     },
     learn(id, { error, startedAt }, now) {
-      if (error?.code === "CANCELLED") return;
+      // What the client did wrong or gave up says nothing of the target, not even that it is well.
+      if (error && !isFailure(error)) return;
       const seen = touch(id);
       if (error && isRefusal(error)) {
         count(seen, now);
@@ -95,7 +99,7 @@ export function createExperience(): Experience {
         return;
       }
       const failing = failingOf(seen, now);
-      seen.failing = failing + WEIGHT * (Number(saysFailed(error)) - failing);
+      seen.failing = failing + WEIGHT * (Number(error !== undefined) - failing);
       seen.failedAt = now;
     },
   };
@@ -120,9 +124,4 @@ function fade(ms: number, within: number): number {
 /** "Not now, too many": of an upstream, or of the peer itself. */
 function isRefusal({ status, code }: AimoError): boolean {
   return status === 429 || code === "OVERLOADED";
-}
-
-/** As the core counts: what the client did wrong, or a reader that stalled, says nothing of the target. */
-function saysFailed(error: AimoError | undefined): boolean {
-  return error !== undefined && error.retryable && error.data.detail !== "reader_stalled";
 }

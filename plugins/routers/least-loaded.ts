@@ -22,6 +22,7 @@ export function leastLoaded(): Plugin {
 
   return {
     name: "router-least-loaded",
+    options: {},
     router: {
       select: byModel(select),
       explain: (target) => ({ inFlight: target.stats.inFlight, load: target.load ?? "unknown" }),

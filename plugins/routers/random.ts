@@ -7,6 +7,7 @@ export function random(): Plugin {
   let runtime = systemRuntime;
   return {
     name: "router-random",
+    options: {},
     router: { select: byModel((targets) => shuffled(targets, runtime.random)) },
     setup: (node) => void (runtime = node.runtime),
   };

@@ -66,11 +66,11 @@ export function score(options: ScoreOptions = {}): Plugin {
   let last: { id: string; groups: Weighed[] } = { id: "", groups: [] };
 
   function weigh(targets: readonly Target[], request: Readonly<RequestFrame>, now: number): Float64Array {
-    const price = relative(costs(targets.map(({ model }) => costOf(model, request, completion))));
-    const firstChunk = relative(targets.map(({ stats }) => stats.firstChunk));
-    const throughput = relative(targets.map(({ stats }) => stats.chunksPerSecond));
+    const price = relative(costs(targets, ({ model }) => costOf(model, request, completion)));
+    const firstChunk = relative(figures(targets, ({ stats }) => stats.firstChunk));
+    const throughput = relative(figures(targets, ({ stats }) => stats.chunksPerSecond));
     const usual = 1 + targets.reduce((sum, { stats }) => sum + stats.inFlight, 0) / targets.length;
-    return Float64Array.from(targets, ({ id, stats, load = 0 }, i) => {
+    return figures(targets, ({ id, stats, load = 0 }, i) => {
       const { failing, isAbove } = experience.of(id, now);
       const goodness =
         -counts.price * (price[i] as number) -
@@ -84,7 +84,7 @@ export function score(options: ScoreOptions = {}): Plugin {
 
   function* draw({ targets, weights }: Weighed, now: number): Generator<Target> {
     const left = [...targets];
-    const open = [...weights];
+    const open = weights.slice();
     if (left.length > 1 && runtime.random() < explore) {
       const unknown = targets.flatMap(({ id, stats }, i) =>
         stats.inFlight === 0 && (stats.limitedUntil ?? 0) <= now && now - experience.askedAt(id) > LONG_AGO ? [i] : [],
@@ -92,11 +92,10 @@ export function score(options: ScoreOptions = {}): Plugin {
       const at = unknown[Math.floor(runtime.random() * unknown.length)];
       if (at !== undefined) yield take(at);
     }
-    while (left.length > 0) yield take(drawn(open, runtime.random()));
+    while (left.length > 0) yield take(drawn(open, left.length, runtime.random()));
 
     function take(at: number): Target {
-      open[at] = open.at(-1) as number;
-      open.pop();
+      open[at] = open[left.length - 1] as number;
       return pluck(left, at);
     }
   }
@@ -140,30 +139,45 @@ export function score(options: ScoreOptions = {}): Plugin {
   };
 }
 
+type Figure = (target: Target, i: number) => number | undefined;
+
+/** NaN where it is not known. Plain loops here and below: a decision over a thousand targets is to take less than 1 ms. */
+function figures(targets: readonly Target[], figure: Figure): Float64Array {
+  const values = new Float64Array(targets.length);
+  for (let i = 0; i < values.length; i++) values[i] = figure(targets[i] as Target, i) ?? NaN;
+  return values;
+}
+
 /** Zero would be infinitely better than anything. */
-function costs(usd: readonly (number | undefined)[]): (number | undefined)[] {
-  const least = usd.reduce<number>((min, cost) => (cost ? Math.min(min, cost) : min), Infinity);
-  return usd.map((cost) => (cost === 0 && least < Infinity ? FREE * least : cost));
+function costs(targets: readonly Target[], cost: Figure): Float64Array {
+  const usd = figures(targets, cost);
+  let least = Infinity;
+  for (const each of usd) if (each > 0 && each < least) least = each;
+  return least === Infinity ? usd : usd.map((each) => (each === 0 ? FREE * least : each));
 }
 
 /** How far each is from the mean, as logarithms; 0 where it is not known. */
-function relative(values: readonly (number | undefined)[]): Float64Array {
-  const logs = Float64Array.from(values, (value) => (value === undefined ? NaN : Math.log(Math.max(value, 1e-12))));
+function relative(values: Float64Array): Float64Array {
   let sum = 0;
   let known = 0;
-  for (const log of logs)
-    if (!Number.isNaN(log)) {
-      sum += log;
-      known++;
-    }
-  return logs.map((log) => (Number.isNaN(log) ? 0 : log - sum / known));
+  for (let i = 0; i < values.length; i++) {
+    const log = (values[i] = Math.log(Math.max(values[i] as number, 1e-12)));
+    if (Number.isNaN(log)) continue;
+    sum += log;
+    known++;
+  }
+  const mean = known === 0 ? 0 : sum / known;
+  for (let i = 0; i < values.length; i++) values[i] = (Number.isNaN(values[i]) ? mean : (values[i] as number)) - mean;
+  return values;
 }
 
-/** The index that `random`, 0 … 1, points at. */
-function drawn(weights: readonly number[], random: number): number {
-  let rest = random * weights.reduce((sum, each) => sum + each, 0);
-  for (const [i, each] of weights.entries()) if ((rest -= each) < 0) return i;
-  return weights.length - 1;
+/** The index that `random`, 0 … 1, points at, among the first so many. */
+function drawn(weights: Float64Array, count: number, random: number): number {
+  let rest = 0;
+  for (let i = 0; i < count; i++) rest += weights[i] as number;
+  rest *= random;
+  for (let i = 0; i < count; i++) if ((rest -= weights[i] as number) < 0) return i;
+  return count - 1;
 }
 
 function shareOf(target: Target, { targets, weights }: Weighed): number {

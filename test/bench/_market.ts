@@ -1,11 +1,11 @@
 import { AimoError, type AimoNode, type Plugin } from "../../core/index.ts";
 
-/** One provider of the market. Times in ms. */
+/** One provider of the market. */
 export interface Seller {
   readonly name: string;
   /** US$ per token. */
   readonly price: number;
-  /** Until the first chunk, and between two, with nobody else there. */
+  /** ms until the first chunk, and between two, with nobody else there. */
   readonly firstChunk: number;
   readonly gap: number;
   /** Calls at a time; with more of them each is slower in proportion. */
@@ -14,17 +14,19 @@ export interface Seller {
   readonly failures: number;
   /** Calls in a second before it answers 429. */
   readonly rate: number;
-  /** Every so often it is ten times slower for a fifth of the time; 0 = never. */
+  /** Every so many ms it is ten times slower, for a fifth of them; 0 = never. */
   readonly spells: number;
-  /** It dies after so long, and comes back after `away`. */
+  /** It is killed after so many ms, and comes back `away` later. */
   readonly dies: number;
   readonly away: number;
 }
 
 export const MODEL = "m";
 export const TYPE = "market.chat";
-/** Of one chunk. */
+/** Tokens of one chunk. */
 export const TOKENS = 50;
+/** Of a request, bytes. */
+export const PROMPT = 800;
 
 /** A provider on its node's clock. The request's body says how many chunks. */
 export function seller(traits: Seller): Plugin {
@@ -34,7 +36,7 @@ export function seller(traits: Seller): Plugin {
   let left = rate;
   let filledAt = 0;
 
-  /** A bucket of two seconds. */
+  /** What it would take in two seconds it takes at once. */
   function mayPass(now: number): boolean {
     left = Math.min(Math.max(1, 2 * rate), left + ((now - filledAt) / 1_000) * rate);
     filledAt = now;
@@ -62,7 +64,7 @@ export function seller(traits: Seller): Plugin {
     return promise;
   }
 
-  const pricing = { prompt: String(price / 4), completion: String(price) };
+  const pricing = { prompt: price.toFixed(12), completion: price.toFixed(12) };
   return {
     name: `provider-seller:${name}`,
     setup: (own) => void (node = own),

@@ -1,143 +1,150 @@
-// npm run bench:routers: each routing strategy on the same market of forty providers, on virtual time. The same seed gives
-// the same table: -- --seed 7 --calls 3000 --only score
-import { parseArgs } from "node:util";
-import type { Outcome, PluginList } from "../../core/index.ts";
-import { first, latency, leastLoaded, price, random, roundRobin, score, sticky } from "../../plugins/routers/index.ts";
+import type { PluginList } from "../../core/index.ts";
+import {
+  breaker,
+  first,
+  hedge,
+  latency,
+  leastLoaded,
+  price,
+  random,
+  roundRobin,
+  score,
+  sticky,
+} from "../../plugins/routers/index.ts";
 import { createSimulation } from "../suites/simulation.ts";
-import { market, MODEL, seller, TOKENS, TYPE, type Seller } from "./_market.ts";
+import { progress } from "../faults/_section.ts";
+import { market, MODEL, PROMPT, seller, TOKENS, TYPE, type Seller } from "./_market.ts";
+import { readOptions, say } from "./_options.ts";
+
+const HELP = `npm run bench:routers -- [options]
+
+What clients get from each routing strategy on the same market: forty providers of different speed and price, of which
+an eighth each fails often, answers 429 above a rate, has slow spells, dies and comes back. The real kernel on virtual
+time: the same seed gives the same table on any machine.
+
+  --seed N       the market, the clients and all that happens to them (1)
+  --calls N      calls for each strategy, 40 a second (2000)
+  --only TEXT    strategies with this in their name
+  --json         the figures as JSON on stdout
+  --help`;
 
 const STRATEGIES: Readonly<Record<string, () => PluginList>> = {
-  "first()": () => [first()],
-  "random()": () => [random()],
-  "roundRobin()": () => [roundRobin()],
-  "leastLoaded()": () => [leastLoaded()],
-  "latency()": () => [latency()],
-  "price()": () => [price()],
-  "sticky()": () => [sticky()],
   "score()": () => [score()],
+  "breaker(), score()": () => [breaker(), score()],
+  "breaker(), hedge(), score()": () => [breaker(), hedge(), score()],
+  "price()": () => [price()],
+  "latency()": () => [latency()],
+  "breaker(), latency()": () => [breaker(), latency()],
+  "leastLoaded()": () => [leastLoaded()],
+  "sticky()": () => [sticky()],
+  "roundRobin()": () => [roundRobin()],
+  "random()": () => [random()],
+  "first()": () => [first()],
 };
 
-/** Calls in a second, in bursts now and then. */
+/** Calls in a second. */
 const RATE = 40;
-/** ms of the start, in which everybody learns, that do not count. */
+const SESSIONS = 200;
+/** ms at the start, in which a strategy learns: they do not count. */
 const WARM = 5_000;
 
 interface Figures {
+  readonly strategy: string;
   /** US$ for 1,000 whole answers. */
   readonly cost: number;
-  /** ms */
+  /** ms until a client had its first chunk. */
   readonly p50: number;
   readonly p95: number;
-  /** Shares. */
+  /** Share of the calls that ended in an error. */
   readonly errors: number;
+  /** Share of the attempts that did. */
   readonly failed: number;
 }
 
-interface Told {
-  cost: number;
-  whole: number;
-  readonly firstChunks: number[];
-  calls: number;
-  errors: number;
-  attempts: number;
-  failed: number;
-}
-
-async function run(seed: number, calls: number, plugins: PluginList, say: (done: number) => void): Promise<Figures> {
+async function measure(strategy: string, plugins: PluginList): Promise<Figures> {
+  const { seed, calls } = options;
   const sim = createSimulation({ seed, trace: false });
   const dice = sim.random("market");
-  const sellers = market(dice);
-  const told: Told = { cost: 0, whole: 0, firstChunks: [], calls: 0, errors: 0, attempts: 0, failed: 0 };
-  const prices = new Map<string, Seller>();
+  const sellers = new Map<string, Seller>();
+  const firstChunks: number[] = [];
+  const told = { cost: 0, whole: 0, calls: 0, attempts: 0, failed: 0 };
   const gateway = await sim.node("gateway", {
-    timeouts: { firstChunk: 30_000 },
     plugins: [
       plugins,
       {
         name: "observer-market",
         hooks: {
-          "call:end"(call, { status }: Outcome) {
+          "call:end"({ attempts, chunks, startedAt }, { status }) {
             if (sim.now < WARM) return;
             told.calls++;
-            told.attempts += call.attempts.length;
-            told.failed += call.attempts.filter(({ error }) => error !== undefined).length;
-            const last = call.attempts.at(-1);
-            if (last?.firstChunkAt !== undefined) told.firstChunks.push(last.firstChunkAt - call.startedAt);
-            const { price = 0 } = prices.get(last?.target.split("/")[0] ?? "") ?? {};
-            told.cost += call.chunks * TOKENS * price;
+            told.attempts += attempts.length;
+            told.failed += attempts.filter(({ error }) => error !== undefined).length;
+            const answered = attempts.find(({ firstChunkAt }) => firstChunkAt !== undefined);
+            if (answered?.firstChunkAt !== undefined) firstChunks.push(answered.firstChunkAt - startedAt);
+            // A part of an answer is paid for as well.
+            const usd = sellers.get(answered?.target.split("/")[0] ?? "")?.price ?? 0;
+            if (chunks > 0) told.cost += (PROMPT / 4 + chunks * TOKENS) * usd;
             if (status === "ok") told.whole++;
-            else told.errors++;
           },
         },
       },
     ],
   });
-  for (const traits of sellers) {
+  for (const traits of market(dice)) {
     const node = await sim.node(traits.name, () => ({ plugins: [seller(traits)] }));
-    prices.set(node.id, traits);
+    sellers.set(node.id, traits);
     sim.link(node, gateway, { latency: 5 + 40 * dice(), jitter: 5 });
-    if (traits.dies < Infinity)
-      sim.after(traits.dies, () => {
-        node.kill({ detect: 1_500 });
-        sim.after(traits.away, () => node.restart());
-      });
+    if (traits.dies === Infinity) continue;
+    sim.after(traits.dies, () => {
+      node.kill({ detect: 1_500 });
+      sim.after(traits.away, () => node.restart());
+    });
   }
   await sim.run(1_000);
-  const asking = sim.random("clients");
-  let asked = 0;
-  for (let at = 0; asked < calls; asked++) {
-    at += (-Math.log(1 - asking()) * 1_000) / RATE;
-    const chunks = 2 + Math.floor(asking() * 10);
-    const headers = { "x-session-id": `s${Math.floor(asking() * 200)}` };
-    const body = Buffer.from(String(chunks).padStart(800));
-    sim.after(
-      at,
-      () => void sim.ask(gateway, { type: TYPE, contentType: "text/plain", model: MODEL, stream: true, body, headers }),
-    );
+
+  const clients = sim.random("clients");
+  for (let i = 0, at = 0; i < calls; i++) {
+    at += (-Math.log(1 - clients()) * 1_000) / RATE;
+    const body = Buffer.from(String(2 + Math.floor(clients() * 10)).padStart(PROMPT));
+    const headers = { "x-session-id": String(Math.floor(clients() * SESSIONS)) };
+    const request = { type: TYPE, contentType: "text/plain", model: MODEL, stream: true, body, headers };
+    sim.after(at, () => void sim.ask(gateway, request));
   }
-  let done = 0;
-  while (!(await sim.run(() => sim.replies.length === calls && sim.replies.every(({ over }) => over), 1_000)))
-    if (++done % 5 === 0) say(sim.replies.length / calls);
+  const isOver = (): boolean => sim.replies.length === calls && sim.replies.every(({ over }) => over);
+  const tell = progress(say, () => `${strategy}: ${sim.replies.filter(({ over }) => over).length} of ${calls} calls`);
+  while (!(await sim.run(isOver, 1_000))) tell();
   sim.check();
-  const sorted = told.firstChunks.toSorted((a, b) => a - b);
-  const quantile = (q: number): number => sorted[Math.floor(q * sorted.length)] ?? NaN;
+
+  const sorted = firstChunks.toSorted((a, b) => a - b);
   return {
+    strategy,
     cost: (told.cost / told.whole) * 1_000,
-    p50: quantile(0.5),
-    p95: quantile(0.95),
-    errors: told.errors / told.calls,
+    p50: sorted[Math.floor(0.5 * sorted.length)] ?? NaN,
+    p95: sorted[Math.floor(0.95 * sorted.length)] ?? NaN,
+    errors: 1 - told.whole / told.calls,
     failed: told.failed / told.attempts,
   };
 }
 
-const { values } = parseArgs({
-  options: {
-    seed: { type: "string", default: "1" },
-    calls: { type: "string", default: "2000" },
-    only: { type: "string" },
-    help: { type: "boolean", short: "h" },
-  },
-});
-const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
-console.log("| strategy | US$ for 1,000 answers | first chunk p50 | p95 | errors clients saw | attempts that failed |");
-console.log("|---|---|---|---|---|---|");
-for (const [name, plugins] of Object.entries(STRATEGIES)) {
-  if (values.only !== undefined && !name.includes(values.only)) continue;
-  const { cost, p50, p95, errors, failed } = await run(
-    Number(values.seed),
-    Number(values.calls),
-    plugins(),
-    (share) => {
-      if (process.stderr.isTTY) process.stderr.write(`\r${name} ${percent(share)}   `);
-    },
-  );
-  const cells = [
-    `\`${name}\``,
-    cost.toFixed(3),
-    `${p50.toFixed(0)} ms`,
-    `${p95.toFixed(0)} ms`,
-    percent(errors),
-    percent(failed),
-  ];
-  console.log(`| ${cells.join(" | ")} |`);
+function tableOf(all: readonly Figures[]): string {
+  const percent = (share: number): string => `${(share * 100).toFixed(1)} %`;
+  const ms = (time: number): string => `${Math.round(time).toLocaleString("en")} ms`;
+  return [
+    "| strategy | US$ for 1,000 answers | first chunk, p50 | p95 | errors that clients saw | attempts that failed |",
+    "|---|---|---|---|---|---|",
+    ...all.map(({ strategy, cost, p50, p95, errors, failed }) => {
+      const cells = [`\`${strategy}\``, cost.toFixed(3), ms(p50), ms(p95), percent(errors), percent(failed)];
+      return `| ${cells.join(" | ")} |`;
+    }),
+  ].join("\n");
 }
+
+const options = readOptions(HELP, { seed: 1, calls: 2_000, only: "", json: false });
+const chosen = Object.entries(STRATEGIES).filter(([name]) => name.includes(options.only));
+if (chosen.length === 0) {
+  console.error(`There is no strategy with "${options.only}" in its name: ${Object.keys(STRATEGIES).join(", ")}.`);
+  process.exit(2);
+}
+const all: Figures[] = [];
+for (const [name, plugins] of chosen) all.push(await measure(name, plugins()));
+console.log(options.json ? JSON.stringify(all) : tableOf(all));

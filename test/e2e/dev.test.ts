@@ -146,21 +146,14 @@ describe("`aimo dev`", () => {
       renameSync(join(cwd, "aimo.config.ts~"), join(cwd, "aimo.config.ts"));
     });
     expect(await health(node)).toBe(200);
-    const late = `import { late } from "./deep/late.ts";\n${config("http({ port: 0 }), openaiApi(), late")}`;
-    writeFiles(cwd, { "deep/other.ts": "" });
-    const { message } = await after(node, () => writeFiles(cwd, { "aimo.config.ts": late }), "reload:failed");
-    expect(message).toBe("aimo.config.ts:1: Cannot find module './deep/late.ts'");
-    // What it is to be read from is not known before it is there: the config is touched, as an editor would.
-    writeFiles(cwd, {
-      "deep/late.ts": `import { demo } from "aimo/providers"; export const late = demo({ model: "late" });`,
-    });
-    await after(node, () => writeFiles(cwd, { "aimo.config.ts": `${late}\n` }));
+    const late = (model: string): string =>
+      `import { demo } from "aimo/providers"; export const late = demo({ model: "${model}" });`;
+    const wanting = `import { late } from "./late.ts";\n${config("http({ port: 0 }), openaiApi(), late")}`;
+    const { message } = await after(node, () => writeFiles(cwd, { "aimo.config.ts": wanting }), "reload:failed");
+    expect(message).toBe("aimo.config.ts:1: Cannot find module './late.ts'");
+    await after(node, () => writeFiles(cwd, { "late.ts": late("late") }));
     expect(await models(node)).toBe("late");
-    await after(node, () =>
-      writeFiles(cwd, {
-        "deep/late.ts": `import { demo } from "aimo/providers"; export const late = demo({ model: "later" });`,
-      }),
-    );
+    await after(node, () => writeFiles(cwd, { "late.ts": late("later") }));
     expect(await models(node)).toBe("later");
   });
 
@@ -196,6 +189,12 @@ describe("`aimo dev`", () => {
     const { stdout, status } = spawnSync("sh", ["-c", line], { encoding: "utf8" });
     expect(status).toBe(0);
     expect(readStream(stdout)).toMatchObject({ done: true, errors: [] });
+  });
+
+  it("explains itself", async () => {
+    const { code, stdout } = await runAimo(["dev", "--help"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/Usage: aimo dev[^]*--config[^]*--env[^]*--port/);
   });
 
   it("refuses a config that is broken at the start, as start does", async () => {

@@ -1,6 +1,6 @@
 import { execFile, spawnSync } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -24,7 +24,7 @@ const blocks = PAGES.flatMap(blocksOf);
 const place = ({ page, line }: Block): string => `${page}:${line}`;
 const runnable = (language: string) =>
   blocks.filter((block) => block.language === language && !block.notRun).map((block) => [place(block), block] as const);
-const isConfig = ({ file = "" }: Block): boolean => file === "aimo.config.ts";
+const isConfig = ({ file = "" }: Pick<Block, "file">): boolean => file.endsWith(".config.ts");
 
 let upstream: Upstream;
 let gateway: AimoProcess;
@@ -44,7 +44,7 @@ describe("shell", () => {
 
 describe("configs", () => {
   test.each(runnable("ts").filter(([, block]) => isConfig(block)))("%s starts a node", async (_, block) => {
-    await run(await world(block), "aimo start\n");
+    await run(await world(block), `aimo start --config ${block.file}\n`);
   });
 });
 
@@ -100,7 +100,7 @@ async function world({ page, text, file }: Block): Promise<World> {
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
   const home = join(folder, "home");
   // The block's own gateway, or the one that all share.
-  const own = /\baimo (gateway|start|dev|demo)\b/.test(text) || file === "aimo.config.ts";
+  const own = /\baimo (gateway|start|dev|demo)\b/.test(text) || isConfig({ file });
   const [port, peers] = [await freePort(), await freePort()];
   const api = own ? `http://127.0.0.1:${port}` : gateway.api;
   const kept = text.includes("4f…c2") ? await keptReply() : "";
@@ -134,7 +134,15 @@ async function world({ page, text, file }: Block): Promise<World> {
   writeFileSync(join(home, ".curlrc"), "fail-with-body\nsilent\nshow-error\nmax-time = 30\n");
   const path = [bin, dirname(process.execPath), process.env["PATH"]].join(delimiter);
   const said = text.includes("AIMO_API_KEY") ? { AIMO_API_KEY: "sk-docs-12345" } : { AIMO_API_KEY: undefined };
-  const env = { ...process.env, ...said, HOME: home, PATH: path, NO_COLOR: "1", AIMO_DISABLE: undefined };
+  const env = {
+    ...process.env,
+    ...said,
+    HOME: home,
+    PATH: path,
+    NO_COLOR: "1",
+    AIMO_DISABLE: undefined,
+    NODE_ENV: undefined,
+  };
   return { folder, env, substitute };
 }
 
@@ -226,10 +234,16 @@ function execute(
   });
 }
 
+/** Below those that the system gives to whoever asks for any, so that nobody gets it meanwhile. */
 async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) =>
+      server.once("error", () => resolve(false)).listen(port, "127.0.0.1", () => resolve(true)),
+    );
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }

@@ -17,6 +17,9 @@ const { dependencies, peerDependencies, scripts } = JSON.parse(readFileSync(join
 const MEANT = [
   /^dist\/(shared\/)?[\w.-]+\.m[jt]s$/,
   /^templates\/(?!.*(node_modules|\.env$|\.key$))/,
+  /^docs\/[\w/-]+\.md$/,
+  /^docs\/vectors\.json$/,
+  /^llms\.txt$/,
   /^plugins\/README\.md$/,
   /^(CHANGELOG|README)\.md$/,
   /^LICENSE$/,

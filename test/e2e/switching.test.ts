@@ -1,7 +1,10 @@
+import { execFileSync } from "node:child_process";
+import { globSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 import { post, readStream, streaming } from "../kit/client.ts";
-import { IMPORTS, projectFolder } from "../kit/config.ts";
+import { IMPORTS, projectFolder, writeFiles } from "../kit/config.ts";
 import { listed, startConfig, startProvider } from "../kit/nodes.ts";
 import { runAimo, startAimo, type AimoEvent, type AimoProcess, type StartOptions } from "../kit/process.ts";
 import { createUpstream } from "../kit/upstream.ts";
@@ -11,6 +14,10 @@ const DOOR = "http({ port: 0 }), openaiApi()";
 
 const statusOf = async ({ api }: AimoProcess, path: string): Promise<number> =>
   (await fetch(`${api}/v1/${path}`)).status;
+const models = async (node: AimoProcess): Promise<string[]> => {
+  const answer = (await (await fetch(`${node.api}/v1/models`)).json()) as { data: { id: string }[] };
+  return answer.data.map(({ id }) => id).toSorted();
+};
 const ask = async ({ api }: AimoProcess, model: string): Promise<{ content: string; done: boolean }> =>
   readStream((await post(api, streaming(model)).got()).body);
 const advice = ({ seen }: AimoProcess): unknown[] =>
@@ -124,10 +131,6 @@ describe("`disable`", () => {
   const lines = `import { custom } from "aimo/providers";
     const says = (name) => custom({ name, models: [name], async handle(_, reply) { reply.send(name) } });`;
   const plugins = `${DOOR}, says("one"), says("two"), demo()`;
-  const models = async (node: AimoProcess): Promise<string[]> => {
-    const answer = (await (await fetch(`${node.api}/v1/models`)).json()) as { data: { id: string }[] };
-    return answer.data.map(({ id }) => id).toSorted();
-  };
 
   it.each<[string, string, string[], Record<string, string>, string[]]>([
     ["an instance, in the config", `disable: ["provider-custom:one"]`, [], {}, ["demo", "two"]],
@@ -177,8 +180,7 @@ describe("environments", () => {
   const files = { "aimo.config.ts": config, ".env": "MODEL=all", ".env.staging": "MODEL=own" };
   const model = async (args: string[], env: Record<string, string> = {}): Promise<string> => {
     const node = await startAimo([...args], { cwd: projectFolder(files), env });
-    const { data } = (await (await fetch(`${node.api}/v1/models`)).json()) as { data: { id: string }[] };
-    return data.map(({ id }) => id).join();
+    return (await models(node)).join();
   };
 
   it("are production for `start`, development for `dev`, and what NODE_ENV or --env say", async () => {
@@ -191,20 +193,41 @@ describe("environments", () => {
   });
 });
 
-it("packages, aimo's own too, are one instance for the config, its local modules and the command", async () => {
-  const cwd = projectFolder({
+describe("packages, aimo's own too, are one instance for the config, its local modules and the command", () => {
+  const files = {
     "aimo.config.ts": `${IMPORTS}
-      import { Own } from "./own.mts";
+      import { own } from "./own.mts";
       import { AimoError } from "aimo";
-      import { z } from "zod";
-      if (Own.AimoError !== AimoError || Own.z !== z) throw new Error("two of them");
-      export default defineConfig({ plugins: [${DOOR}, demo()] });`,
+      import { thing } from "thing";
+      const theirs = globalThis.process.getBuiltinModule("node:module").createRequire(import.meta.url)("aimo");
+      if (own.AimoError !== AimoError || theirs.AimoError !== AimoError) throw new Error("there are two of aimo");
+      if (own.thing !== thing) throw new Error("there are two of a package");
+      export default defineConfig({ plugins: [${DOOR}, demo({ model: "own" })] });`,
     "own.mts": `import type { Plugin } from "aimo";
       import { AimoError } from "aimo";
-      import { z } from "zod";
-      export const Own: Record<string, unknown> = { AimoError, z };`,
-    "node_modules/zod/package.json": `{ "name": "zod", "type": "module", "exports": "./index.js" }`,
-    "node_modules/zod/index.js": "export const z = {};",
+      import { thing } from "thing";
+      export const own: Record<string, unknown> = { AimoError, thing };`,
+    "node_modules/thing/package.json": `{ "name": "thing", "type": "module", "exports": "./index.js" }`,
+    "node_modules/thing/index.js": "export const thing = {};",
+  };
+
+  it("from a checkout that is linked", async () => {
+    expect(await models(await startAimo(["start"], { cwd: projectFolder(files) }))).toEqual(["own"]);
   });
-  expect(await statusOf(await startAimo(["start"], { cwd }), "models")).toBe(200);
+
+  it("installed from the packed tarball", async () => {
+    const root = fileURLToPath(new URL("../..", import.meta.url));
+    const cwd = projectFolder();
+    const installed = join(cwd, "node_modules");
+    rmSync(join(installed, "aimo"));
+    execFileSync("npm", ["pack", "--ignore-scripts", "--silent", "--pack-destination", cwd], { cwd: root });
+    const [tarball = ""] = globSync("*.tgz", { cwd });
+    mkdirSync(join(installed, "aimo"));
+    execFileSync("tar", ["-xzf", join(cwd, tarball), "--strip-components", "1", "-C", join(installed, "aimo")]);
+    for (const name of readdirSync(join(root, "node_modules")))
+      if (name !== "aimo") symlinkSync(join(root, "node_modules", name), join(installed, name));
+    writeFiles(cwd, files);
+    const bin = join(installed, "aimo", "dist", "aimo.mjs");
+    expect(await models(await startAimo(["start"], { cwd, command: [process.execPath, bin] }))).toEqual(["own"]);
+  });
 });

@@ -46,6 +46,8 @@ export interface Exit {
 }
 
 export interface StartOptions {
+  /** What the arguments are for, in a process group of its own. Default: the built command. */
+  command?: readonly [string, ...string[]];
   env?: Record<string, string | undefined>;
   cwd?: string;
   /** All that it reads. Default: nothing. */
@@ -128,9 +130,13 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTestFinished }: StartOptions): Launched {
-  const child = spawn(process.execPath, [BIN, ...args], {
+function launch(args: readonly string[], options: StartOptions): Launched {
+  const { command = [process.execPath, BIN], env = {}, cwd, input, cleanup = onTestFinished } = options;
+  const detached = options.command !== undefined;
+  const [program, ...before] = command;
+  const child = spawn(program, [...before, ...args], {
     ...(cwd !== undefined && { cwd }),
+    detached,
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
@@ -168,7 +174,8 @@ function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTes
   });
   void exit.then(wake, wake);
   cleanup(async () => {
-    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
+    if (detached) killGroup(child.pid as number);
+    else if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
     await exit.catch(() => undefined);
   });
   return {
@@ -187,4 +194,13 @@ function launch(args: readonly string[], { env = {}, cwd, input, cleanup = onTes
       signal.removeEventListener("abort", stop);
     },
   };
+}
+
+/** Whoever is left of it. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // nobody
+  }
 }

@@ -1,11 +1,12 @@
 import { once } from "node:events";
 import { request as requestHttp } from "node:http";
-import { connect } from "node:net";
-import { describe, expect, it } from "vitest";
+import { connect, createServer, type AddressInfo } from "node:net";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { z } from "zod";
-import { AimoError, createNode, type AimoNode, type Plugin } from "../../../core/index.ts";
+import { AimoError, createNode, type AimoNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { http, type HttpOptions, type HttpService } from "../../../plugins/frontends/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
+import { expectClean } from "../../kit/clean.ts";
 
 /** A node whose `routes` mount what a test needs. */
 async function start(
@@ -212,5 +213,128 @@ describe("the door", () => {
     go.resolve();
     expect(await (await answer).text()).toBe("whole");
     await closing;
+  });
+});
+
+describe("a reload", () => {
+  /** A port that nobody listens on. */
+  async function freePort(): Promise<number> {
+    const place = createServer().listen(0, "127.0.0.1");
+    await once(place, "listening");
+    const { port } = place.address() as AddressInfo;
+    place.close();
+    await once(place, "close");
+    return port;
+  }
+
+  interface Slow {
+    readonly routes: Plugin;
+    readonly entered: Promise<void>;
+    go(): void;
+  }
+
+  /** Mounts an answer that comes in two parts. */
+  function slow(): Slow {
+    const entered = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    const routes: Plugin = {
+      name: "frontend-slow",
+      options: {},
+      needs: ["http"],
+      setup(node) {
+        node.use("http").mount("GET", "/slow", "public", async ({ res }) => {
+          res.writeHead(200).write("first,");
+          entered.resolve();
+          await go.promise;
+          res.end("last");
+        });
+        node.use("http").mount("GET", "/quick", "public", () => "quick");
+      },
+    };
+    return { routes, entered: entered.promise, go: go.resolve };
+  }
+
+  async function start(plugins: Plugin[], config: Partial<NodeConfig> = {}): Promise<AimoNode> {
+    const node = await createNode({ drain: 0, ...config, plugins });
+    onTestFinished(() => node.close());
+    return node;
+  }
+
+  const text = async (url: string): Promise<string> => (await fetch(url)).text();
+
+  it("to another port opens that first: answers that run end, what is mounted stays, the old port is free", async () => {
+    expectClean();
+    const { routes, entered, go } = slow();
+    const node = await start([http({ port: 0 }), routes]);
+    const before = node.use("http").url as string;
+    const running = text(`${before}/slow`);
+    await entered;
+    const port = await freePort();
+    expect(await node.reload({ plugins: [http({ port }), routes], drain: 0 })).toEqual(["frontend-http: port"]);
+    const after = node.use("http").url as string;
+    expect(after).toBe(`http://127.0.0.1:${port}`);
+    expect(await text(`${after}/quick`)).toBe("quick");
+    await expect(text(`${before}/quick`)).rejects.toThrow("fetch failed");
+    go();
+    expect(await running).toBe("first,last");
+  });
+
+  it("to a port that is taken leaves the node on the old one", async () => {
+    const { routes } = slow();
+    const node = await start([http({ port: 0 }), routes]);
+    const other = await start([http({ port: 0 })]);
+    const port = Number(new URL(other.use("http").url as string).port);
+    const url = node.use("http").url as string;
+    await expect(node.reload({ plugins: [http({ port }), routes], drain: 0 })).rejects.toThrow(
+      `the port ${port} is taken`,
+    );
+    expect(node.use("http").url).toBe(url);
+    expect(await text(`${url}/quick`)).toBe("quick");
+  });
+
+  it("to another address of the same port makes room for it, and goes back when it cannot have it", async () => {
+    const { routes, entered, go } = slow();
+    const port = await freePort();
+    const node = await start([http({ port }), routes]);
+    const running = text(`http://127.0.0.1:${port}/slow`);
+    await entered;
+    // An address for documentation, which no machine has.
+    const nowhere = { plugins: [http({ port, host: "192.0.2.1" }), routes], insecure: true, drain: 0 };
+    await expect(node.reload(nowhere)).rejects.toThrow(/cannot listen on 192\.0\.2\.1/);
+    expect(await text(`http://127.0.0.1:${port}/quick`)).toBe("quick");
+    await node.reload({ plugins: [http({ port, host: "0.0.0.0" }), routes], insecure: true, drain: 0 });
+    expect(node.use("http").url).toBe(`http://0.0.0.0:${port}`);
+    expect(await text(`http://127.0.0.1:${port}/quick`)).toBe("quick");
+    go();
+    expect(await running).toBe("first,last");
+  });
+
+  it("takes the routes of a plugin with it, and lets its answers end", async () => {
+    const { routes, entered, go } = slow();
+    const door = http({ port: 0 });
+    const node = await start([door, routes], { drain: 60_000 });
+    const url = node.use("http").url as string;
+    const running = text(`${url}/slow`);
+    await entered;
+    await node.reload({ plugins: [door], drain: 60_000 });
+    expect((await fetch(`${url}/quick`)).status).toBe(404);
+    await node.reload({ plugins: [door, routes], drain: 60_000 });
+    expect(await text(`${url}/quick`)).toBe("quick");
+    go();
+    expect(await running).toBe("first,last");
+  });
+
+  it("of the server itself closes its door at once, and opens another one with the routes of all who need it", async () => {
+    const { routes, entered, go } = slow();
+    const node = await start([http({ port: 0 }), routes]);
+    const before = node.use("http").url as string;
+    const running = text(`${before}/slow`);
+    await entered;
+    await node.reload({ plugins: [], drain: 0 });
+    await expect(text(`${before}/quick`)).rejects.toThrow("fetch failed");
+    go();
+    expect(await running).toBe("first,last");
+    await node.reload({ plugins: [http({ port: 0 }), routes], drain: 0 });
+    expect(await text(`${node.use("http").url}/quick`)).toBe("quick");
   });
 });

@@ -149,6 +149,25 @@ describe("a client that comes back", () => {
     expect(stage.ended.map(({ outcome }) => outcome.status)).toEqual(["ok"]);
   });
 
+  it("finds its answer after a reload that gave the frontend other options, or made it anew", async () => {
+    const { handle, say, end, asked } = script();
+    const stage = await start(handle, { drain: 60_000 });
+    const first = stage.ask();
+    say(event("a"));
+    const { id } = take(await first.seen("id: "), "");
+    await leave(first);
+    const plugins = stage.node.config.plugins as Plugin[];
+    const instead = (of: Plugin): Plugin[] => plugins.map((plugin) => (plugin.name === of.name ? of : plugin));
+    const again = (of: Plugin) => stage.node.reload({ drain: 60_000, plugins: instead(of) });
+    expect(await again(openaiApi({ keepAlive: 50 }))).toEqual(["frontend-openai-api: keepAlive"]);
+    expect(await again({ ...openaiApi(), options: undefined })).toEqual(["frontend-openai-api: made anew"]);
+    say(event("b"));
+    const second = stage.resume(id);
+    end();
+    expect(strip((await second.got()).body)).toBe(event("b"));
+    expect(asked).toHaveLength(1);
+  });
+
   it("may say anything in its body: only its headers count", async () => {
     const { handle, say, end, asked } = script();
     const stage = await start(handle);

@@ -102,6 +102,34 @@ it("draws the retries again from the rest", async () => {
   expect(new Set(orders)).toEqual(new Set(["abc", "acb"]));
 });
 
+it("draws only as far as it is pulled", async () => {
+  const runtime = createVirtualRuntime();
+  let draws = 0;
+  const counted = { ...runtime, random: () => (draws++, runtime.random()) };
+  await using node = await routerOn(score({ explore: 0 }), counted);
+  const targets = Array.from({ length: 100 }, (_, i) => target({ peer: `p${i}` }));
+  const pulled = node.select(targets, request(), call())[Symbol.iterator]();
+  draws = 0;
+  for (const count of [1, 2, 3]) {
+    pulled.next();
+    expect(draws).toBe(count + 1); // one more for whether it explores
+  }
+});
+
+it("forgets the target that was not asked for longest after 10,000 of them", async () => {
+  const plugin = score();
+  await using node = await routerOn(plugin, createVirtualRuntime());
+  const fails = (peer: string): void => {
+    const attempt = { target: peer, startedAt: 0, error: new AimoError("UPSTREAM_FAILED", "It broke.") };
+    plugin.hooks?.["call:attempted"]?.(call(), target({ peer }), attempt);
+  };
+  const failing = (peer: string) => node.explain(target({ peer }), request())["failing"];
+  for (let i = 0; i < 10_000; i++) fails(`p${i}`);
+  fails("p0");
+  fails("new");
+  expect([failing("p0"), failing("new"), failing("p1")]).toEqual([0.36, 0.2, 0]);
+});
+
 it("leaves one that asked to be left alone for the end until then", async () => {
   const runtime = createVirtualRuntime();
   await using node = await routerOn(score(), runtime);
@@ -155,19 +183,23 @@ describe("it learns from attempts", () => {
 
   it("but not from what a client did wrong, or cancelled", async () => {
     const runtime = createVirtualRuntime();
-    let wrong = true;
+    const errors = ["UPSTREAM_FAILED", "INVALID_MESSAGE_FORMAT"] as const;
+    let asked = 0;
     await using node = await two(runtime, (_, __, { signal }) => {
-      if (wrong) throw new AimoError("INVALID_MESSAGE_FORMAT", "It is wrong.");
+      const code = errors[asked++];
+      if (code) throw new AimoError(code, "It is wrong.");
       return new Promise((resolve) => signal.addEventListener("abort", () => resolve()));
     });
     await ask(node, "a");
-    wrong = false;
+    expect(figures(node, "a")).toMatchObject({ failing: 0.2 });
+    await ask(node, "a");
     const controller = new AbortController();
-    const asked = collect(node, chat("model", { providerId: "a" }), { signal: controller.signal });
+    const cancelled = collect(node, chat("model", { providerId: "a" }), { signal: controller.signal });
     await runtime.advance(10);
     controller.abort();
-    await asked;
-    expect(figures(node, "a")).toMatchObject({ failing: 0, share: 0.5 });
+    await cancelled;
+    expect(asked).toBe(3);
+    expect(figures(node, "a")).toMatchObject({ failing: 0.2 });
   });
 
   it("that were refused with 429: it keeps below the rate that was taken, and tries a little more with time", async () => {

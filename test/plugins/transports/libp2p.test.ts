@@ -1,8 +1,17 @@
 import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
-import { expect, it } from "vitest";
-import { createNode, systemRuntime, type AimoNode, type Plugin, type Runtime } from "../../../core/index.ts";
-import { libp2p, stream, type Libp2pOptions } from "../../../plugins/transports/index.ts";
+import { describe, expect, it, onTestFinished } from "vitest";
+import {
+  createNode,
+  systemRuntime,
+  type AimoNode,
+  type Handler,
+  type Plugin,
+  type Runtime,
+} from "../../../core/index.ts";
+import { libp2p, pubsub, stream, type Libp2pOptions } from "../../../plugins/transports/index.ts";
+import { provider } from "../../kit/local.ts";
+import { chat, collect } from "../../suites/build.ts";
 
 const LISTEN = ["/ip4/127.0.0.1/tcp/0"];
 const quiet: Plugin = {
@@ -143,4 +152,181 @@ it("is missed by name when it was switched off", async () => {
   await expect(createNode({ plugins: [libp2p(), stream()], disable: ["host-libp2p"] })).rejects.toThrow(
     /transport-stream needs the service "libp2p".*host-libp2p provides it, but is disabled/,
   );
+});
+
+describe("a reload", () => {
+  interface Slow {
+    readonly provider: Plugin;
+    go(): void;
+    readonly runs: number;
+    readonly begun: Promise<void>;
+  }
+
+  /** A stream that goes on when it is told to. */
+  function slow(): Slow {
+    const begun = Promise.withResolvers<void>();
+    const go = Promise.withResolvers<void>();
+    let runs = 0;
+    const handle: Handler = async (_, reply) => {
+      runs++;
+      await reply.chunk("first,");
+      begun.resolve();
+      await go.promise;
+      reply.end({ body: "last" });
+    };
+    return {
+      provider: provider("slow", handle),
+      begun: begun.promise,
+      go: go.resolve,
+      get runs() {
+        return runs;
+      },
+    };
+  }
+
+  async function open(...plugins: Plugin[]): Promise<AimoNode> {
+    const node = await createNode({ plugins: [quiet, ...plugins], drain: 60_000 });
+    onTestFinished(() => node.close());
+    return node;
+  }
+
+  const again = (node: AimoNode, ...plugins: Plugin[]): Promise<readonly string[]> =>
+    node.reload({ plugins: [quiet, ...plugins], drain: 60_000 });
+
+  async function listed(node: AimoNode): Promise<void> {
+    await expect.poll(() => [...node.targets].length).toBe(1);
+  }
+
+  const via = (node: AimoNode): (readonly string[])[] => [...node.peers].map(({ links }) => links);
+
+  it("joins other nodes in place, and leaves the links alone that are there", async () => {
+    const [a, c] = [await open(libp2p({ listen: LISTEN }), stream()), await open(libp2p({ listen: LISTEN }), stream())];
+    const b = await open(libp2p({ join: [address(a)] }), stream());
+    await linked(b, a.id);
+    const host = await b.use("libp2p").host();
+    expect(await again(b, libp2p({ join: [address(c)], maxConnections: 9 }), stream())).toEqual([
+      "host-libp2p: join, maxConnections",
+    ]);
+    await linked(b, c.id);
+    expect(await b.use("libp2p").host()).toBe(host);
+    expect(via(b)).toEqual([["stream"], ["stream"]]);
+  });
+
+  it("that changes how the host listens makes it anew, on the same port: calls go on", async () => {
+    const first = await open(libp2p({ listen: LISTEN }), stream(), pubsub());
+    const [port] = address(first).split("/p2p/") as [string];
+    const answer = slow();
+    const far = await open(libp2p({ join: [address(first)] }), stream(), pubsub(), answer.provider);
+    await listed(first);
+    const running = collect(first, chat("m", { stream: true }));
+    await answer.begun;
+    const before = await first.use("libp2p").host();
+    const listen = [port, ...LISTEN];
+    expect(await again(first, libp2p({ listen, encrypt: ["noise"] }), stream(), pubsub())).toEqual([
+      "host-libp2p: listen, encrypt",
+    ]);
+    expect(before.status).toBe("stopped");
+    expect(first.use("libp2p").addresses).toHaveLength(2);
+    await linked(far, first.id);
+    answer.go();
+    expect((await running).text).toBe("first,last");
+    expect(answer.runs).toBe(1);
+  });
+
+  it("to a port that is taken leaves the host where it was: calls go on", async () => {
+    const other = await open(libp2p({ listen: LISTEN }), stream());
+    const [taken] = address(other).split("/p2p/") as [string];
+    const place = await open(libp2p({ listen: LISTEN }), stream());
+    const [port] = address(place).split("/p2p/") as [string];
+    await place.close();
+    const gateway = await open(libp2p({ listen: [port] }), stream());
+    const answer = slow();
+    const far = await open(libp2p({ join: [address(gateway)] }), stream(), answer.provider);
+    await listed(gateway);
+    const running = collect(gateway, chat("m", { stream: true }));
+    await answer.begun;
+    await expect(again(gateway, libp2p({ listen: [taken] }), stream())).rejects.toThrow("Is the port taken?");
+    expect(address(gateway)).toContain(port);
+    await linked(far, gateway.id);
+    answer.go();
+    expect((await running).text).toBe("first,last");
+    expect(answer.runs).toBe(1);
+  });
+
+  it("turns streams off and on while the host lives; calls go over to gossip, and back", async () => {
+    const host = libp2p({ listen: LISTEN });
+    const gossip = pubsub();
+    const gateway = await open(host, stream(), gossip);
+    const answer = slow();
+    await open(libp2p({ join: [address(gateway)] }), stream(), pubsub(), answer.provider);
+    await listed(gateway);
+    const running = collect(gateway, chat("m", { stream: true }));
+    await answer.begun;
+    const before = await gateway.use("libp2p").host();
+    const connections = before.getConnections();
+    expect(await again(gateway, host, gossip)).toEqual(["transport-stream: off"]);
+    // A new call makes the link; the old one moves to it.
+    const second = collect(gateway, chat("m", { stream: true }));
+    await expect.poll(() => via(gateway)).toEqual([["pubsub"]]);
+    expect(before.getProtocols()).not.toContain("/aimo/link/1.0.0");
+    expect(await again(gateway, host, stream(), gossip)).toEqual(["transport-stream: new"]);
+    await expect.poll(() => via(gateway)).toEqual([["pubsub", "stream"]]);
+    expect(await gateway.use("libp2p").host()).toBe(before);
+    expect(before.getConnections()).toEqual(connections);
+    answer.go();
+    expect((await Promise.all([running, second])).map(({ text }) => text)).toEqual(["first,last", "first,last"]);
+    expect(answer.runs).toBe(2);
+  });
+
+  it("turns gossip off and on while the host lives, on either side; the peer takes part in it again", async () => {
+    const [host, direct] = [libp2p({ listen: LISTEN }), stream()];
+    const gateway = await open(host, direct, pubsub());
+    const join = libp2p({ join: [address(gateway)] });
+    const answer = slow();
+    answer.go();
+    const far = await open(join, stream(), pubsub(), answer.provider);
+    await listed(gateway);
+    const connections = (await gateway.use("libp2p").host()).getConnections();
+    const speaks = async (node: AimoNode): Promise<boolean> =>
+      (await node.use("libp2p").host()).getProtocols().some((name) => name.startsWith("/meshsub"));
+    expect(await again(gateway, host, direct)).toEqual(["transport-pubsub: off"]);
+    await expect.poll(() => speaks(gateway)).toBe(false);
+    expect((await collect(gateway, chat("m", { stream: true }))).text).toBe("first,last");
+    expect(await again(gateway, host, direct, pubsub())).toEqual(["transport-pubsub: new"]);
+    expect(await again(far, join, pubsub({ inbox: "link" }), answer.provider)).toEqual([
+      "transport-pubsub: inbox",
+      "transport-stream: off",
+    ]);
+    await expect.poll(() => via(gateway)).not.toEqual([["stream"]]);
+    await expect
+      .poll(async () => (await collect(gateway, chat("m", { stream: true }))).text, { timeout: 5_000 })
+      .toBe("first,last");
+    expect(via(gateway)).toEqual([["pubsub"]]);
+    expect((await gateway.use("libp2p").host()).getConnections()).toEqual(connections);
+  });
+
+  it("that leaves no transport on the host stops it, and its port is free", async () => {
+    const gateway = await open(libp2p({ listen: LISTEN }), stream());
+    const [port] = address(gateway).split("/p2p/") as [string];
+    await again(gateway);
+    const listen = [port];
+    await expect.poll(() => open(libp2p({ listen }), stream()).then((node) => node.close())).toBe(undefined);
+    await again(gateway, libp2p({ listen }), stream());
+    expect(address(gateway)).toContain(port);
+  });
+
+  it("gives calls a stream each, or one for all, from the next one on", async () => {
+    const host = libp2p({ listen: LISTEN });
+    const gateway = await open(host, stream());
+    const answer = slow();
+    await open(libp2p({ join: [address(gateway)] }), stream(), answer.provider);
+    await listed(gateway);
+    expect(await again(gateway, host, stream({ mode: "per-call" }))).toEqual(["transport-stream: mode"]);
+    const running = collect(gateway, chat("m", { stream: true }));
+    await answer.begun;
+    const streams = (await gateway.use("libp2p").host()).getConnections().flatMap((connection) => connection.streams);
+    expect(streams.filter(({ protocol }) => protocol === "/aimo/call/1.0.0")).toHaveLength(1);
+    answer.go();
+    expect((await running).text).toBe("first,last");
+  });
 });
