@@ -108,6 +108,8 @@ it("a thousand reloads of either node under load harm no stream and leave nothin
   expect(harmed).toEqual([]);
   expect(streams).toBeGreaterThan(CLIENTS);
   expect(down).toEqual([]);
+  if (process.env["SHOW"])
+    console.log(streams, growth(samples) / MIB, samples.map((b) => Math.round(b / 1e5) / 10).join(" "));
   expect(growth(samples)).toBeLessThan(3 * MIB);
 });
 
@@ -188,6 +190,8 @@ export default defineConfig({
     expect(harmed).toEqual([]);
     expect(streams).toBeGreaterThan(CLIENTS);
     expect(gateway.process.seen.filter(({ event, via }) => event === "link:down" && via === "stream")).toEqual([]);
+    if (process.env["SHOW"])
+      console.log(streams, growth(samples) / MIB, samples.map((b) => Math.round(b / 1e5) / 10).join(" "));
     expect(growth(samples)).toBeLessThan(8 * MIB);
     expect(await gateway.process.stop()).toMatchObject({ code: 0 });
     expect(await provider.process.stop()).toMatchObject({ code: 0 });
