@@ -86,7 +86,6 @@ export async function tryTargets(
     return promise;
 
     function begin(target: Target): void {
-      round.stop();
       const ms = call.hedgeAfter;
       if (ms !== undefined && ms >= 0) round.stop = deadline(runtime, ms, () => beside(target.model.id));
       attempt(target, round).then((ended) => {

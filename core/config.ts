@@ -8,7 +8,7 @@ export interface NodeConfig {
   plugins: PluginList;
   /** Plugins to leave out: a name (all its instances) or `name:instance`. */
   disable?: readonly string[];
-  /** Where the node's key lies; without it the node has a new id at each start. */
+  /** Where the node's key lies, for one node at a time; without it the node has a new id at each start. */
   dataDir?: string;
   /** Allow a frontend beyond loopback without a plugin that provides `auth`. Default false. */
   insecure?: boolean;
@@ -163,10 +163,14 @@ export function checkOptions<T>(plugin: string, schemaOf: StandardSchema<T>, opt
 
 /** The field names of a zod object schema; nothing for other libraries, which then give no "did you mean". */
 function fieldsAt(schemaOf: unknown, path: readonly string[]): string[] {
-  let here = schemaOf as { shape?: Record<string, unknown>; def?: { innerType?: unknown } } | undefined;
+  interface Node {
+    readonly shape?: Record<string, unknown>;
+    readonly def?: { readonly innerType?: unknown; readonly element?: unknown };
+  }
+  let here = schemaOf as Node | undefined;
   for (const step of [...path, undefined]) {
     while (here && !here.shape && here.def?.innerType) here = here.def.innerType as typeof here;
-    if (step !== undefined) here = here?.shape?.[step] as typeof here;
+    if (step !== undefined) here = (here?.shape?.[step] ?? here?.def?.element) as typeof here;
   }
   return Object.keys(here?.shape ?? {});
 }

@@ -11,24 +11,43 @@ interface Row {
 
 /** Every error of the node, once. */
 const TABLE = {
+  /** The first chunk, the next one or the whole answer took longer than the timeouts allow. */
   REQUEST_TIMEOUT: { status: 504, retryable: true, type: "timeout_error" },
+  /** The provider that the request names is not here. */
   PROVIDER_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  /** Nobody here offers the model; `GET /v1/models` lists what can be called. */
   MODEL_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  /** There is no such call, not for this client, or not any more. */
   CALL_NOT_FOUND: { status: 404, retryable: false, type: "invalid_request_error" },
+  /** The model is known, but nobody can be asked now: its providers are gone, or a router dropped the last one. */
   NO_PROVIDER: { status: 503, retryable: true, type: "server_error" },
+  /** The request, or what a peer sent, has not the form that it must have. */
   INVALID_MESSAGE_FORMAT: { status: 400, retryable: false, type: "invalid_request_error" },
+  /** A peer could not be reached, or its link broke. */
   NETWORK_ERROR: { status: 502, retryable: true, type: "server_error" },
+  /** The answer broke off before its end, or does not agree with its receipt. */
   STREAM_INTERRUPTED: { status: 502, retryable: true, type: "server_error" },
+  /** Too many requests; `retry-after` says when to come back. */
   RATE_LIMIT_EXCEEDED: { status: 429, retryable: true, type: "rate_limit_error" },
+  /** A body is above `limits.body`. */
   PAYLOAD_TOO_LARGE: { status: 413, retryable: false, type: "invalid_request_error" },
+  /** The body is compressed, or of a type that the route does not take. */
   UNSUPPORTED_CONTENT_TYPE: { status: 415, retryable: false, type: "invalid_request_error" },
+  /** The key is missing or unknown, or a signature is wrong. */
   UNAUTHORIZED: { status: 401, retryable: false, type: "authentication_error" },
+  /** The client is known, and may not do this. */
   FORBIDDEN: { status: 403, retryable: false, type: "permission_error" },
+  /** The server behind the provider could not be reached, or broke off. */
   UPSTREAM_FAILED: { status: 502, retryable: true, type: "server_error" },
+  /** The node, or the provider, has as many calls as it takes; `retry-after` says when to come back. */
   OVERLOADED: { status: 503, retryable: true, type: "server_error" },
+  /** The client left, or the attempt was given up for another one. */
   CANCELLED: { status: 499, retryable: false, type: "cancelled" },
+  /** A plugin threw, hung or broke its contract; the log says which. */
   PLUGIN_FAILED: { status: 500, retryable: false, type: "server_error" },
+  /** The config cannot work; the message says what to change. The node does not start. */
   CONFIG_INVALID: { status: 500, retryable: false, type: "invalid_request_error" },
+  /** The node itself failed; the log says where. */
   INTERNAL: { status: 500, retryable: false, type: "server_error" },
 } as const satisfies Record<string, Row>;
 

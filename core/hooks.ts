@@ -11,13 +11,17 @@ import { suggest } from "./suggest.ts";
  * call; elsewhere it is only told to `node:error`.
  */
 export interface NodeHooks {
+  /** All is set up, and the doors are open. */
   "node:ready": (node: AimoNode) => Awaitable<void>;
+  /** The doors are shut, and the calls have ended or had their time; plugins close next. */
   "node:close": () => Awaitable<void>;
   /** Failures in the background: everything that has no call to end. */
   "node:error": (error: AimoError, plugin?: string) => void;
+  /** After a reload: a line for each thing that changed. */
   "config:change": (diff: readonly string[]) => void;
   /** Before a body is read, on every route and for every peer's call: throw to refuse, or set `origin.client`. */
   "client:admit": (origin: Origin, scope: Scope) => Awaitable<void>;
+  /** Before the catalog is asked; a throw refuses the call. */
   "call:start": (call: Call, request: Readonly<RequestFrame>) => Awaitable<void>;
   /** Watches the order that the routers gave. */
   "call:route": (call: Call, order: readonly Target[]) => Awaitable<void>;
@@ -40,11 +44,16 @@ export interface NodeHooks {
   "frame:chunk": (frame: StreamChunkFrame, call: Call) => undefined;
   /** What the client will see; errors of single attempts are in `call.attempts`. */
   "frame:error": (frame: ErrorFrame, call: Call) => void;
+  /** A peer's advert, checked: what it offers, and its load. */
   "frame:heartbeat": (frame: HeartbeatFrame) => void;
+  /** The first link to a peer is up. */
   "peer:join": (peer: string) => void;
+  /** The last one is down. */
   "peer:leave": (peer: string, error?: AimoError) => void;
+  /** `transport` is the link's `via`: `stream`, `pubsub`, … */
   "link:up": (peer: string, transport: string) => void;
   "link:down": (peer: string, transport: string, error?: AimoError) => void;
+  /** Which targets came and went. */
   "catalog:change": (added: readonly Target[], removed: readonly Target[]) => void;
 }
 

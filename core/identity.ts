@@ -1,5 +1,5 @@
 import { createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify, type KeyObject } from "node:crypto";
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { base58btc } from "multiformats/bases/base58";
 import { AimoError } from "./error.ts";
@@ -54,7 +54,7 @@ export function openIdentity(dataDir?: string, runtime: Pick<Runtime, "randomByt
 function createKeyFile(file: string): string {
   const pem = generateKeyPairSync("ed25519").privateKey.export({ type: "pkcs8", format: "pem" }).toString();
   try {
-    mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
+    makeFolder(dirname(file));
     writeFileSync(file, pem, { mode: 0o600, flag: "wx" });
     chmodSync(file, 0o600);
     return pem;
@@ -62,6 +62,18 @@ function createKeyFile(file: string): string {
     // Another process was quicker: its key counts.
     if ((cause as NodeJS.ErrnoException).code === "EEXIST") return readFileSync(file, "utf8");
     throw keyError(file, cause);
+  }
+}
+
+/** Not Node's `recursive`, which never ends in a folder that answers ENOENT to what is made in it, as /proc does. */
+function makeFolder(folder: string): void {
+  if (existsSync(folder)) return;
+  makeFolder(dirname(folder));
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (cause) {
+    // Another process was quicker.
+    if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw cause;
   }
 }
 

@@ -5,6 +5,7 @@ import { AimoError } from "./error.ts";
 import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
+import { lockDataDir } from "./lock.ts";
 import type { Awaitable, NewRequest, OpenCall, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
 import type { Decision, NamedRouter } from "./route.ts";
@@ -73,6 +74,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   const settings = resolveConfig(config);
   const specs = pluginsOf(settings);
   const identity = openIdentity(settings.dataDir, runtime);
+  const unlock = settings.dataDir === undefined ? undefined : lockDataDir(settings.dataDir);
   const hooks = createHooks(
     runtime,
     () => settings.timeouts.hook,
@@ -211,6 +213,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     await sessions.close();
     await plugins.retired();
     await plugins.close(running);
+    unlock?.();
   }
 
   try {

@@ -76,6 +76,7 @@ const NAME = /^[a-z][a-z0-9]*(-[a-z0-9]+)+(:[A-Za-z0-9][\w.-]*)?$/;
 
 /** The plugins of this project, so that disabling one that is not loaded is no error. `test/layout.test.ts` keeps it true. */
 export const BUILT_IN: readonly string[] = [
+  "frontend-admin",
   "frontend-aimo-api",
   "frontend-http",
   "frontend-openai-api",
@@ -87,8 +88,15 @@ export const BUILT_IN: readonly string[] = [
   "provider-openai",
   "router-breaker",
   "router-first",
+  "router-latency",
+  "router-least-loaded",
+  "router-price",
+  "router-random",
   "router-hedge",
   "router-round-robin",
+  "router-rules",
+  "router-score",
+  "router-sticky",
   "transport-memory",
   "transport-pubsub",
   "transport-stream",
@@ -108,17 +116,31 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
     names.add(plugin.name);
   }
   checkDisable(disable, [...names]);
-  const isOff = (name: string): boolean => disable.includes(name) || disable.includes(name.split(":")[0] as string);
+  const isOff = (name: string): boolean => disabledBy(name, disable) !== undefined;
   const on = plugins.filter((plugin) => !isOff(plugin.name));
   checkProviders(on);
   checkNeeds(
     on,
     plugins.filter((plugin) => isOff(plugin.name)),
   );
-  return [...on.filter((plugin) => plugin.enforce === "pre"), ...on.filter((plugin) => plugin.enforce !== "pre")];
+  return inOrder(on);
 }
 
-function flatten(list: PluginList): Plugin[] {
+/** The entry of `disable` that turns a plugin off. */
+export function disabledBy(name: string, disable: readonly string[]): string | undefined {
+  return disable.find((entry) => entry === name || entry === name.split(":")[0]);
+}
+
+/** `pre` plugins first, else as in the config. */
+export function inOrder(plugins: readonly Plugin[]): Plugin[] {
+  return [
+    ...plugins.filter((plugin) => plugin.enforce === "pre"),
+    ...plugins.filter((plugin) => plugin.enforce !== "pre"),
+  ];
+}
+
+/** Without falsy entries, as they stand in the config. */
+export function flatten(list: PluginList): Plugin[] {
   if (!Array.isArray(list)) throw invalid("`plugins` must be an array.");
   return list.flatMap((entry: PluginList[number]) => {
     if (!entry) return [];

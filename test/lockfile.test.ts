@@ -4,6 +4,8 @@ import { expect, test } from "vitest";
 interface Entry {
   readonly version?: string;
   readonly resolved?: string;
+  readonly dev?: boolean;
+  readonly hasInstallScript?: boolean;
   readonly optionalDependencies?: Readonly<Record<string, string>>;
 }
 const lock = JSON.parse(readFileSync(new URL("../package-lock.json", import.meta.url), "utf8")) as {
@@ -29,4 +31,9 @@ test("there is one version of @libp2p/interface: two would be two sets of symbol
 
 test("the lock names no registry", () => {
   expect(packages.filter(([, { resolved }]) => resolved?.startsWith("http")).map(([path]) => path)).toEqual([]);
+});
+
+test("nothing runs a script when a user installs the package", () => {
+  const run = packages.filter(([, { hasInstallScript, dev }]) => hasInstallScript === true && dev !== true);
+  expect(run.map(([path]) => path || "aimo itself")).toEqual([]);
 });

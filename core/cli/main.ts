@@ -1,6 +1,7 @@
-import { readFileSync } from "node:fs";
 import { Command, CommanderError, InvalidArgumentError } from "commander";
 import { AimoError } from "../error.ts";
+import { ownPackage } from "../package.ts";
+import { registerCommands, registerCompletion } from "./commands.ts";
 import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
@@ -19,10 +20,11 @@ function toPort(value: string): number {
   return port;
 }
 
-function build(): Command {
+/** All commands; nothing has run yet. */
+export function build(): Command {
   const program = new Command("aimo")
     .description("A node of a decentralized AI model router.")
-    .version(version())
+    .version(ownPackage().version)
     .showHelpAfterError("(aimo --help lists the commands)")
     .exitOverride();
   const common = (command: Command): Command =>
@@ -80,6 +82,17 @@ function build(): Command {
     );
 
   program
+    .command("init")
+    .description("Make a project of your own in a new folder: a node, or a plugin with its test.")
+    .argument("[folder]", "default: aimo-node")
+    .option("--template <name>", "gateway, provider, single, plugin-router or plugin-transport (default: gateway)")
+    .option("--yes", "ask nothing; without a terminal nothing is asked anyway")
+    .option("--json", "one JSON line; asks nothing")
+    .action(async (folder: string | undefined, options: { template?: string; yes?: boolean; json?: boolean }) =>
+      (await import("./init.ts")).init(folder, options),
+    );
+
+  program
     .command("keygen")
     .description("Make a node's key, or show the peer id of the one that is there.")
     .option("--data-dir <folder>", "default: ~/.aimo/gateway")
@@ -104,13 +117,16 @@ function build(): Command {
     .option("--port <number>", "port of the API; 0 picks a free one", toPort, 8_000)
     .option("--json", "events as JSON lines on stdout")
     .action(async (options: { port: number; json?: boolean }) => (await import("./demo.ts")).demo(options));
+  registerCommands(program);
   return program;
 }
 
 /** Runs a command. Exit codes: 0 done, 1 failed, 2 wrong usage or config. */
 export async function main(argv: readonly string[]): Promise<void> {
   try {
-    await build().parseAsync(argv as string[]);
+    const program = build();
+    await registerCompletion(program, argv[2]);
+    await program.parseAsync(argv as string[]);
   } catch (error) {
     process.exitCode = explain(error);
   }
@@ -122,20 +138,4 @@ function explain(error: unknown): number {
   console.error(`aimo: ${sentenceOf(error)}`);
   if (process.env["DEBUG"]?.includes("aimo")) console.error(error);
   return AimoError.is(error) && error.code === "CONFIG_INVALID" ? 2 : 1;
-}
-
-/** Of the package that this file is part of, built or as source. */
-function version(): string {
-  for (const up of ["../package.json", "../../package.json"]) {
-    try {
-      const { name, version: found } = JSON.parse(readFileSync(new URL(up, import.meta.url), "utf8")) as {
-        name: string;
-        version: string;
-      };
-      if (name === "aimo") return found;
-    } catch {
-      // not this one
-    }
-  }
-  return "unknown";
 }

@@ -1,9 +1,10 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { isatty } from "node:tty";
+import { admin } from "../../plugins/frontends/admin.ts";
 import { resolveConfig, type NodeConfig } from "../config.ts";
 import { createNode, type AimoNode } from "../node.ts";
-import { loadPlugins } from "../plugin.ts";
+import { flatten, loadPlugins, type PluginList } from "../plugin.ts";
 import { adviseOn } from "./advice.ts";
 import { events, readyOf, type Ready } from "./events.ts";
 import { explain } from "./place.ts";
@@ -54,7 +55,7 @@ export async function run(
   const complete = (own: NodeConfig): NodeConfig => ({
     ...own,
     // What is no list must reach the check of the config as it is.
-    plugins: json && Array.isArray(own.plugins) ? [watching, own.plugins] : own.plugins,
+    plugins: Array.isArray(own.plugins) ? [json && watching, own.plugins, asked(own.plugins) && admin()] : own.plugins,
     disable: [...(own.disable ?? []), ...disable, ...(process.env["AIMO_DISABLE"] ?? "").split(",").filter(Boolean)],
   });
 
@@ -151,4 +152,9 @@ export async function run(
   });
   await (last = start(complete(config)));
   return { reload };
+}
+
+/** What the commands ask: unless the config has its own. Windows has no such sockets. */
+function asked(plugins: PluginList): boolean {
+  return process.platform !== "win32" && !flatten(plugins).some(({ name }) => name === "frontend-admin");
 }

@@ -1,3 +1,4 @@
+export { admin } from "./admin.ts";
 export { aimoApi, type AimoApiOptions } from "./aimo-api.ts";
 export {
   http,

@@ -5,7 +5,7 @@ import { openaiApi } from "../frontends/openai-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
 import { breaker } from "../routers/breaker.ts";
-import { roundRobin } from "../routers/round-robin.ts";
+import { score } from "../routers/score.ts";
 import { libp2p } from "../transports/libp2p.ts";
 import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
@@ -32,6 +32,6 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     stream(),
     pubsub(),
     breaker(),
-    roundRobin(),
+    score(),
   ];
 }

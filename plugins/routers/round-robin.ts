@@ -1,4 +1,5 @@
 import type { Plugin, Target } from "../../core/index.ts";
+import { byModel } from "./_by-model.ts";
 
 /** Models whose turn is remembered. Clients choose the names, so without a limit they would choose our memory. */
 const REMEMBERED = 1_024;
@@ -16,5 +17,5 @@ export function roundRobin(): Plugin {
     for (let i = 0; i < targets.length; i++) yield targets[(turn + i) % targets.length] as Target;
   }
 
-  return { name: "router-round-robin", options: {}, router: { select } };
+  return { name: "router-round-robin", options: {}, router: { select: byModel(select) } };
 }

@@ -5,7 +5,8 @@ import { checkOptions } from "../../core/config.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { createHost, forgetOthers, startHost, stayConnected, type Host } from "./_libp2p-host.ts";
+import type * as Inside from "./_libp2p-host.ts";
+import type { Host } from "./_libp2p-host.ts";
 
 export interface Libp2pOptions {
   /** Multiaddrs to listen on, `/ip4/0.0.0.0/tcp/4001`; none for a node that only dials out. Default none. */
@@ -76,6 +77,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   let node: AimoNode;
   let made: Promise<Host> | undefined;
   let host: Host | undefined;
+  let inside: typeof Inside;
   const parts = new Map<Attach, () => Awaitable<void>>();
   const joined = new Map<string, () => void>();
   let stopForgetting = (): void => undefined;
@@ -89,7 +91,13 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   }
 
   function make(): Promise<Host> {
-    return (made ??= createHost(node, settings).then((created) => (host = created)));
+    return (made ??= create());
+  }
+
+  /** What it imports takes most of the time of a start: who only reads a config does not wait for it. */
+  async function create(): Promise<Host> {
+    inside = await import("./_libp2p-host.ts");
+    return (host = await inside.createHost(node, settings));
   }
 
   async function put(attach: Attach): Promise<void> {
@@ -99,8 +107,8 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   async function start(): Promise<void> {
     const created = await make();
     if (created.status === "started") return;
-    await startHost(created, settings);
-    stopForgetting = forgetOthers(node, created, () => settings.join);
+    await inside.startHost(created, settings);
+    stopForgetting = inside.forgetOthers(node, created, () => settings.join);
     join();
   }
 
@@ -111,7 +119,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
       joined.delete(to);
       leave();
     }
-    for (const to of settings.join) if (host && !joined.has(to)) joined.set(to, stayConnected(node, host, to));
+    for (const to of settings.join) if (host && !joined.has(to)) joined.set(to, inside.stayConnected(node, host, to));
   }
 
   async function stop(): Promise<void> {

@@ -1,10 +1,12 @@
 import { encode } from "cborg";
 import type { Call } from "../../core/call.ts";
-import type { RequestFrame, StreamChunkFrame } from "../../core/frame.ts";
+import type { StreamChunkFrame } from "../../core/frame.ts";
 import { createHooks } from "../../core/listeners.ts";
-import type { Target } from "../../core/parts.ts";
+import type { Router, Target } from "../../core/parts.ts";
 import { order, take } from "../../core/route.ts";
 import { systemRuntime } from "../../core/runtime.ts";
+import { score } from "../../plugins/routers/score.ts";
+import { card, request as asked, target } from "../suites/build.ts";
 import { decodeMessage, encodeMessage, Type } from "../../core/wire/codec.ts";
 import { createDeframer, joinFramed } from "../../core/wire/framing.ts";
 import { decodeHead } from "../../core/wire/heads.ts";
@@ -31,8 +33,43 @@ function time(name: string, run: () => void, operations = 1): Timing {
   return { name, ns: (best * 1e6) / operations };
 }
 
+/** How long half of them take at most, and all but one in a hundred: of ten passes the one that was disturbed least. */
+function quantiles(name: string, run: () => void): Timing[] {
+  const pass = (): number[] =>
+    Array.from({ length: 200 }, () => {
+      const begun = performance.now();
+      run();
+      return (performance.now() - begun) * 1e6;
+    }).toSorted((a, b) => a - b);
+  const passes = Array.from({ length: 15 }, pass).slice(5);
+  return [50, 99].map((p) => ({
+    name: `${name}, p${p}`,
+    ns: Math.min(...passes.map((times) => times[(times.length * p) / 100] as number)),
+  }));
+}
+
+/** Of a busy gateway: each with a price, a load and stats of its own. */
+function crowd(count: number): Target[] {
+  return Array.from({ length: count }, (_, i) =>
+    target({
+      peer: `12D3KooWEyopopkPeerOfTheCrowd${i}`,
+      load: (i % 10) / 10,
+      model: card({ pricing: { prompt: `0.0000${i + 1}`, completion: `0.000${i + 1}` } }),
+      stats: {
+        inFlight: i % 7,
+        calls: i,
+        failures: i % 5,
+        failuresInRow: 0,
+        firstChunk: 100 + i,
+        chunksPerSecond: 20 + (i % 50),
+      },
+    }),
+  );
+}
+
 const call = { id: "call" } as Call;
-const request = { messageType: "Request", type: "openai.chat", model: "m" } as RequestFrame;
+const body = Buffer.alloc(1_000);
+const request = { ...asked(), body };
 
 export function runMicro(): Timing[] {
   const body = new Uint8Array(230).fill(65);
@@ -83,6 +120,13 @@ export function runMicro(): Timing[] {
         `a decision over ${count} target${count > 1 ? "s" : ""}, 1 router`,
         () => void take(order(routers, targets, request, call)),
       );
+    }),
+    ...[40, 1_000].flatMap((count) => {
+      const targets = crowd(count);
+      const routers = [{ plugin: "router-score", router: score().router as Router }];
+      return quantiles(`a decision of score over ${count} targets`, () => {
+        take(order(routers, targets, request, call));
+      });
     }),
   ];
 }

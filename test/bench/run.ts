@@ -2,6 +2,7 @@ import { mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { runCalls, runStreams, type Measured, type Window } from "./_loads.ts";
+import { median } from "./_median.ts";
 import { readOptions, say } from "./_options.ts";
 import { pinned, startRole, type Role } from "./_process.ts";
 import { readProfile } from "./_profile.ts";
@@ -109,14 +110,6 @@ function loadsOf({ nodes }: Plan): Load[] {
   return (["streams", "calls"] as const).filter(
     (load) => options.loads.split(",").includes(load) && !(load === "calls" && nodes > 1),
   );
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1
-    ? (sorted[middle] as number)
-    : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
 }
 
 interface Cell {

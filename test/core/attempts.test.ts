@@ -278,6 +278,23 @@ it("a winner that ends while a hook of the loser still runs is the outcome", asy
   expect(s.names).toBe("a");
 });
 
+it("an attempt that has failed while a hook of it still runs gets none beside it: the next one follows it", async () => {
+  const go = Promise.withResolvers<void>();
+  const slow: Plugin = {
+    name: "observer-slow",
+    hooks: { "call:attempt": (_, target) => (target.provider === "a" ? go.promise : undefined) },
+  };
+  await using s = await stage(["m", "m"], { plugins: [slow], timeouts: { firstChunk: HEDGE / 2 } });
+  await s.runtime.advance(HEDGE);
+  expect(s.call.attempts).toMatchObject([{ error: { code: "REQUEST_TIMEOUT" } }]);
+  expect(s.names).toBe("");
+  go.resolve();
+  await settle();
+  at(s, 0).reply.send("ok");
+  expect((await s.done).text).toBe("ok");
+  expect(s.names).toBe("b");
+});
+
 describe("the stats of a target that was overtaken", () => {
   it("know how long it had without an answer, and count nothing else", async () => {
     await using s = await stage();

@@ -1,4 +1,5 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { generateKeyPairFromSeed } from "@libp2p/crypto/keys";
@@ -35,6 +36,18 @@ describe("a key file", () => {
   it("where no folder can be says so", () => {
     writeFileSync(join(dir, "file"), "");
     expect(() => openIdentity(join(dir, "file", "data"))).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
+  });
+
+  it.runIf(existsSync("/proc/self"))("in a folder that takes nothing is refused, and does not try for ever", () => {
+    const source = new URL("../../core/identity.ts", import.meta.url).href;
+    const script = `const { openIdentity } = await import(${JSON.stringify(source)}); openIdentity("/proc/deep/data");`;
+    // A process of its own: what never ends cannot be timed out from inside.
+    const { stderr, status } = spawnSync(process.execPath, ["--input-type=module", "-e", script], {
+      encoding: "utf8",
+      timeout: 8_000,
+    });
+    expect(stderr).toContain("Cannot use the key file /proc/deep/data/node.key: ENOENT");
+    expect(status).toBe(1);
   });
 });
 

@@ -55,8 +55,19 @@ describe("the router suite finds a router that", () => {
     })(),
     "drops what is alone": (targets) => targets.slice(1),
     "keeps only a hundred": (targets) => targets.slice(0, 100),
+    "trips over a target without a price": (targets) =>
+      targets.some(({ model }) => model.pricing) && targets.some(({ model }) => !model.pricing?.prompt.trim())
+        ? []
+        : targets,
+    "puts fallbacks before the model": (targets) => targets.toReversed(),
   };
   for (const [what, select] of Object.entries(bad)) it(what, async () => expect(await find(select)).not.toEqual([]));
+
+  it("explains itself in objects", async () => {
+    const router = { select: (targets: readonly Target[]) => targets, explain: () => ({ why: {} }) as never };
+    const names = await broken(routerCases((): Plugin => ({ name: "router-bad", router })));
+    expect(names).toEqual(["explains its decision in strings and numbers"]);
+  });
 });
 
 describe("the provider suite finds a provider that", () => {

@@ -29,7 +29,8 @@ let gateway: AimoProcess;
 let provider: AimoProcess;
 beforeAll(async () => {
   upstream = await createUpstream({ cleanup });
-  ({ gateway, provider } = await startPair(upstream.url, cleanup));
+  // Its one provider fails more often here than a breaker lets pass.
+  ({ gateway, provider } = await startPair(upstream.url, cleanup, ["--disable", "router-breaker"]));
 });
 
 interface ErrorObject {

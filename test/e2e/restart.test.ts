@@ -4,7 +4,7 @@ import { custom } from "../../plugins/providers/index.ts";
 import { libp2p, stream } from "../../plugins/transports/index.ts";
 import { post, readStream, streaming } from "../kit/client.ts";
 import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
-import { startAimo } from "../kit/process.ts";
+import { runAimo, startAimo } from "../kit/process.ts";
 import { chat, createUpstream } from "../kit/upstream.ts";
 
 /** Two nodes find each other again. ms */
@@ -37,6 +37,19 @@ it("a gateway that was killed is joined again within 5 s of its start, without h
   await listed(second, provider);
   expect(performance.now() - started).toBeLessThan(WITHIN);
   expect(readStream((await post(second.api, streaming()).got()).body)).toMatchObject({ content: "again", done: true });
+});
+
+it("a second gateway on the data dir of a running one is refused, naming it", async () => {
+  const folder = dataDir();
+  const first = await startGateway(["--data-dir", folder]);
+  const args = ["gateway", "--port", "0", "--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", folder];
+  const { code, stdout, stderr } = await runAimo(args);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+  expect(stderr).toBe(
+    `aimo: The data dir ${folder} is in use by another node, process ${first.pid} (node.lock says so): stop it, or name another data dir.\n`,
+  );
+  await first.stop();
+  expect((await startAimo(args)).ready.peerId).toBe(first.ready.peerId);
 });
 
 it("models are listed within 1 s of joining, and gone within 1 s of a lost connection", async () => {

@@ -228,6 +228,6 @@ describe("packages, aimo's own too, are one instance for the config, its local m
       if (name !== "aimo") symlinkSync(join(root, "node_modules", name), join(installed, name));
     writeFiles(cwd, files);
     const bin = join(installed, "aimo", "dist", "aimo.mjs");
-    expect(await models(await startAimo(["start"], { cwd, bin }))).toEqual(["own"]);
+    expect(await models(await startAimo(["start"], { cwd, command: [process.execPath, bin] }))).toEqual(["own"]);
   });
 });

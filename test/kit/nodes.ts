@@ -53,12 +53,13 @@ export function listed(gateway: AimoProcess, provider: AimoProcess): Promise<unk
   );
 }
 
-/** A gateway and a provider process in front of an upstream, joined. */
+/** A gateway and a provider process in front of an upstream, joined; `args` are the gateway's. */
 export async function startPair(
   upstream: string,
   cleanup?: Cleanup,
+  args: readonly string[] = [],
 ): Promise<{ gateway: AimoProcess; provider: AimoProcess }> {
-  const gateway = await startGateway([], {}, cleanup);
+  const gateway = await startGateway(args, {}, cleanup);
   const provider = await startProvider(gateway, upstream, [], {}, cleanup);
   await listed(gateway, provider);
   return { gateway, provider };

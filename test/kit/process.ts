@@ -1,4 +1,8 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcess, type ChildProcessByStdio } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Cleanup } from "./clean.ts";
@@ -42,10 +46,12 @@ export interface Exit {
 }
 
 export interface StartOptions {
+  /** What the arguments are for, in a process group of its own. Default: the built command. */
+  command?: readonly [string, ...string[]];
   env?: Record<string, string | undefined>;
   cwd?: string;
-  /** Another `aimo.mjs` than the one built here. */
-  bin?: string;
+  /** All that it reads. Default: nothing. */
+  input?: string;
   /** ms until `ready` must be there. Default 15,000. */
   within?: number;
   /** When it is killed. Default: with the test. */
@@ -54,6 +60,10 @@ export interface StartOptions {
 
 /** The command that is tested: the built one. */
 export const BIN = fileURLToPath(new URL("../../dist/aimo.mjs", import.meta.url));
+
+/** Nodes leave an entry below it, which those of the developer must not see. */
+const HOME = mkdtempSync(join(tmpdir(), "aimo-home-"));
+process.once("exit", () => rmSync(HOME, { recursive: true, force: true }));
 
 /** Runs `aimo …args` to its end, for commands that end by themselves. */
 export async function runAimo(args: readonly string[], options: StartOptions = {}): Promise<Exit> {
@@ -120,15 +130,17 @@ interface Launched {
   changed(signal?: AbortSignal): Promise<void>;
 }
 
-function launch(
-  args: readonly string[],
-  { env = {}, cwd, bin = BIN, cleanup = onTestFinished }: StartOptions,
-): Launched {
-  const child = spawn(process.execPath, [bin, ...args], {
+function launch(args: readonly string[], options: StartOptions): Launched {
+  const { command = [process.execPath, BIN], env = {}, cwd, input, cleanup = onTestFinished } = options;
+  const detached = options.command !== undefined;
+  const [program, ...before] = command;
+  const child = spawn(program, [...before, ...args], {
     ...(cwd !== undefined && { cwd }),
+    detached,
     // Colours and a key of the developer's own shell must not reach what is tested.
     env: {
       ...process.env,
+      HOME,
       NO_COLOR: "1",
       FORCE_COLOR: undefined,
       // vitest's own.
@@ -137,8 +149,9 @@ function launch(
       AIMO_DISABLE: undefined,
       ...env,
     },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+    stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+  }) as ChildProcessByStdio<Writable | null, Readable, Readable>;
+  child.stdin?.end(input);
   const seen: AimoEvent[] = [];
   const output = { stdout: "", stderr: "" };
   let next = Promise.withResolvers<void>();
@@ -161,7 +174,8 @@ function launch(
   });
   void exit.then(wake, wake);
   cleanup(async () => {
-    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
+    if (detached) killGroup(child.pid as number);
+    else if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
     await exit.catch(() => undefined);
   });
   return {
@@ -180,4 +194,13 @@ function launch(
       signal.removeEventListener("abort", stop);
     },
   };
+}
+
+/** Whoever is left of it. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, "SIGKILL");
+  } catch {
+    // nobody
+  }
 }

@@ -1,4 +1,5 @@
-import { describe, it, type TestContext } from "vitest";
+import type { TestContext } from "vitest";
+import { describe, it } from "./vitest.ts";
 
 /** One promise of a kind of plugin: its name is the promise, a throw breaks it. */
 export type Case = (test: TestContext) => Promise<void>;

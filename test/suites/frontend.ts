@@ -1,5 +1,5 @@
 import { request as requestHttp, type ClientRequest, type IncomingMessage } from "node:http";
-import { expect } from "vitest";
+import { expect } from "./vitest.ts";
 import { createNode, type AimoNode, type Handler, type PluginList } from "../../core/index.ts";
 import { defineSuite, type Skip } from "./case.ts";
 

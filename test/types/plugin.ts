@@ -52,6 +52,40 @@ export function unknownService(): Plugin {
 // @ts-expect-error a router returns targets
 export const wrongRouter: Router = { select: () => ["a"] };
 
+export function misspeltRouter(): Plugin {
+  // @ts-expect-error a plugin has no field `routr`
+  return { name: "router-x", routr: { select: () => [] } };
+}
+
+export function misspeltSelect(): Plugin {
+  // @ts-expect-error a router has no function `selct`
+  return { name: "router-x", router: { selct: () => [] } };
+}
+
+export function misspeltAttempted(): Plugin {
+  // @ts-expect-error there is no hook `call:attemptd`
+  return { name: "router-x", hooks: { "call:attemptd": () => undefined } };
+}
+
+// @ts-expect-error the targets are not the router's to change
+export const rude: Router = { select: (targets) => targets.splice(0) };
+
+// @ts-expect-error nor is the request
+export const rewriting: Router = { select: (targets, request) => ((request.model = "other"), targets) };
+
+// @ts-expect-error a target has no `stats.firstchunk`
+export const misspeltStat: Router = { select: (targets) => targets.filter(({ stats }) => stats.firstchunk) };
+
+// @ts-expect-error figures are strings and numbers
+export const wrongFigures: Router = { select: (targets) => targets, explain: () => ({ good: true }) };
+
+/** Own fields of a card are there, and unknown. */
+export const byOwnField: Router = {
+  select: (targets) => targets.filter(({ model }) => model["x-co2"] !== undefined),
+  // @ts-expect-error nobody knows what a peer wrote there
+  explain: ({ model }) => ({ co2: model["x-co2"] }),
+};
+
 export const sorted: Router = { select: (targets) => targets.toSorted((a, b) => (a.load ?? 0) - (b.load ?? 0)) };
 
 // @ts-expect-error `prot` is no option

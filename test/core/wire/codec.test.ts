@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { AimoError } from "../../../core/index.ts";
 import { decodeMessage, encodeHead, encodeMessage, Flag, HEADER, MAX_MESSAGE, Type } from "../../../core/wire/codec.ts";
 import { decodeHead, decodeMap } from "../../../core/wire/heads.ts";
-import file from "./vectors.json" with { type: "json" };
+import file from "../../../docs/vectors.json" with { type: "json" };
 
 interface Vector {
   readonly name: string;
@@ -16,7 +16,7 @@ interface Vector {
   readonly body?: string;
   readonly hex: string;
 }
-const vectors = file.vectors as unknown as readonly Vector[];
+const vectors = file.messages as unknown as readonly Vector[];
 
 /** `{ $hex }` stands for bytes. */
 function revive(value: unknown): unknown {

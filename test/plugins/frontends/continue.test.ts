@@ -36,7 +36,12 @@ function speaker(texts: readonly string[], error?: unknown) {
   return { handle, asked, headers };
 }
 
-async function start(handlers: readonly Handler[], options: OpenaiApiOptions = {}, config: Partial<NodeConfig> = {}) {
+async function start(
+  handlers: readonly Handler[],
+  options: OpenaiApiOptions = {},
+  config: Partial<NodeConfig> = {},
+  more: readonly Plugin[] = [],
+) {
   const seen = ends();
   const quiet: Plugin = {
     name: "observer-quiet",
@@ -52,6 +57,7 @@ async function start(handlers: readonly Handler[], options: OpenaiApiOptions = {
       seen,
       quiet,
       ...handlers.map((handle, i) => provider(`p${i}`, handle)),
+      ...more,
     ],
   });
   onTestFinished(() => node.close());
@@ -105,6 +111,22 @@ describe("an answer whose provider fails in the middle of its text", () => {
         add_generation_prompt: false,
       },
     ]);
+  });
+
+  it("goes on at one that it has overtaken before", async () => {
+    const slow = speaker([ROLE, event({ content: "ld" }), FINISH, DONE]);
+    let calls = 0;
+    const silentOnce: Handler = (...args) => (calls++ === 0 ? silent(...args) : slow.handle(...args));
+    const quick = speaker([ROLE, event({ content: "Hello, wor" })], BROKEN);
+    const hasty: Plugin = {
+      name: "router-hasty",
+      router: { select: (targets, _, call) => ((call.hedgeAfter = 1), targets) },
+    };
+    const stage = await start([silentOnce, quick.handle], { continue: "prefill" }, {}, [hasty]);
+    const got = await stage.ask().got();
+    expect(switches(got.body)).toEqual([{ from: stage.target(1), to: stage.target(0), after: 10 }]);
+    expect(got.body.endsWith(event({ content: "ld" }) + FINISH + DONE)).toBe(true);
+    expect(got.headers["x-aimo-provider"]).toBe(`${stage.node.id}/p1`);
   });
 
   it("does so for a request that says it by header, and only then", async () => {

@@ -1,0 +1,121 @@
+import { InvalidArgumentError, type Command } from "commander";
+import type { Asked } from "./ask.ts";
+import type { BenchOptions } from "./bench.ts";
+import type { ChatOptions } from "./chat.ts";
+import type { DoctorOptions } from "./doctor.ts";
+import type { ConfigOptions } from "./effective.ts";
+import type { RouteOptions } from "./route.ts";
+
+const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
+/** Its commas belong to it. */
+const each = (value: string, before: string[] = []): string[] => [...before, value];
+
+function toCount(value: string): number {
+  const count = Number(value);
+  if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("it must be a whole number above 0.");
+  return count;
+}
+
+function toSize(value: string): number {
+  return value === "0" ? 0 : toCount(value);
+}
+
+function toRate(value: string): number {
+  const rate = Number(value);
+  if (!Number.isFinite(rate) || rate <= 0) throw new InvalidArgumentError("it must be a number above 0.");
+  return rate;
+}
+
+/** Commands of daily use: about a config, or about a node that runs. Each is imported when it is called. */
+export function registerCommands(program: Command): void {
+  const json = (command: Command): Command => command.option("--json", "one JSON line");
+  const about = (command: Command): Command =>
+    json(command)
+      .option("-c, --config <file>", "default: aimo.config.ts in this folder")
+      .option("--env <name>", "environment whose $name layers count (default: NODE_ENV, else production)")
+      .option("--disable <names>", "plugins to leave out, comma separated", collect);
+  const node = (command: Command): Command =>
+    command.option("--node <where>", "data dir, socket or peer id of a node here (default: the one that runs)");
+  const asks = (command: Command): Command =>
+    node(json(command)).option("--url <url>", "HTTP API of a node elsewhere; its key in AIMO_API_KEY");
+
+  about(
+    program.command("check").description("Check a config file: what `aimo start` would refuse, without starting."),
+  ).action(async (options: ConfigOptions) => (await import("./check.ts")).check(options));
+
+  about(
+    program
+      .command("config")
+      .description("Show a config with all defaults, secrets masked, and where each value comes from."),
+  ).action(async (options: ConfigOptions) => (await import("./config.ts")).config(options));
+
+  node(
+    about(program.command("plugins").description("List plugins: of a config, or of the node that runs here.")),
+  ).action(async (options: ConfigOptions & Asked) => (await import("./plugins.ts")).plugins(options));
+
+  asks(program.command("peers").description("List the peers of a running node, with links and load.")).action(
+    async (options: Asked) => (await import("./peers.ts")).peers(options),
+  );
+
+  asks(program.command("models").description("List what a running node can call: each model at each provider."))
+    .argument("[name]", "only this model")
+    .action(async (name: string | undefined, options: Asked) => (await import("./models.ts")).models(name, options));
+
+  node(json(program.command("route").description("Ask a running node where it would send a call now, and why.")))
+    .requiredOption("--model <name>", "the model of the call")
+    .option("--type <name>", "dialect and operation", "openai.chat")
+    .option("--size <bytes>", "of the request's body", toSize, 0)
+    .option("--provider <id>", "pinned: a peer id, or a provider of the node itself")
+    .option("--header <name:value>", "of the request; may be given several times", each)
+    .option("--explain", "what each router did, with its figures")
+    .action(async (options: RouteOptions) => (await import("./route.ts")).route(options));
+
+  asks(
+    program
+      .command("chat")
+      .description("Talk to a model: a conversation on a terminal, one answer for a prompt or stdin."),
+  )
+    .argument("[prompt]", "asked once")
+    .option("--model <name>", "default: the one that there is")
+    .option("--system <text>", "what the model is told first")
+    .action(async (prompt: string | undefined, options: ChatOptions) =>
+      (await import("./chat.ts")).chat(prompt, options),
+    );
+
+  json(program.command("bench").description("Call a node as its clients do, and measure how fast it answers."))
+    .argument("[url]", "its HTTP API (default: the node that runs here); its key in AIMO_API_KEY")
+    .option("--model <name>", "default: the one that there is")
+    .option("--calls <number>", "how many (default: 100, without end with --duration)", toCount)
+    .option("--concurrency <number>", "open at a time (default: 10, as many as it takes with --rate)", toCount)
+    .option("--rate <number>", "calls that begin in a second, whether or not others have ended", toRate)
+    .option("--duration <seconds>", "no call begins later", toRate)
+    .option("--prompt <text>", "what is asked", "Count to ten.")
+    .option("--max-tokens <number>", "asked of the model", toCount)
+    .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
+    .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
+
+  about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails."))
+    .option("--url <url>", "check the HTTP API of a node instead; its key in AIMO_API_KEY")
+    .option("--join <multiaddr>", "addresses of nodes to dial, beside those of the config", collect)
+    .option("--models <names>", "models to ask for a token (default: the first three of each node)", collect)
+    .option("--no-tokens", "ask no model")
+    .addHelpText("after", "\nExit codes: 0 all is well, 1 something fails, 2 wrong usage.")
+    .action(async (options: DoctorOptions) => (await import("./doctor.ts")).doctor(options));
+
+  program
+    .command("completion")
+    .description("Print the script that completes commands, options and plugin names in a shell.")
+    .argument("<shell>", "bash, zsh, fish or powershell");
+}
+
+/** Last, since it looks at all commands; loaded when it is what was called. */
+export async function registerCompletion(program: Command, called: string | undefined): Promise<void> {
+  if (called !== "completion" && called !== "complete") return;
+  const { addCompletion } = await import("./completion.ts");
+  const all = program.commands as Command[];
+  all.splice(
+    all.findIndex((command) => command.name() === "completion"),
+    1,
+  ); // it brings its own
+  addCompletion(program);
+}

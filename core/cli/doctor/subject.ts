@@ -1,0 +1,65 @@
+import { openai } from "../../../plugins/providers/openai.ts";
+import type { Libp2pOptions } from "../../../plugins/transports/libp2p.ts";
+import { resolveConfig } from "../../config.ts";
+import type { ListedPlugin } from "../../listing.ts";
+import { loadPlugins, type Plugin } from "../../plugin.ts";
+import { findSocket, running } from "../ask.ts";
+import { effective, type ConfigOptions } from "../effective.ts";
+import { findConfig } from "../load.ts";
+import { isAlive, socketIn } from "../../../plugins/frontends/_admin-socket.ts";
+
+/** A node that runs here. */
+export interface Own {
+  readonly id: string;
+  readonly pid: number;
+  readonly api: string | null;
+  readonly addresses: readonly string[];
+  readonly dataDir: string | null;
+}
+
+/** What a check-up is about. */
+export interface Subject {
+  readonly dataDir?: string | undefined;
+  readonly own?: Own | undefined;
+  readonly http?: { readonly host: string; readonly port: number } | undefined;
+  readonly listen: readonly string[];
+  readonly join: readonly string[];
+  readonly encrypt?: Libp2pOptions["encrypt"];
+  readonly providers: readonly Plugin[];
+}
+
+/** Of a config file. Throws CONFIG_INVALID. */
+export async function ofConfig(options: ConfigOptions): Promise<{ subject: Subject; file: string }> {
+  const { file, config } = await effective(options);
+  const { plugins: list, disable, dataDir } = resolveConfig(config);
+  const plugins = loadPlugins(list, disable);
+  const socket = dataDir === undefined ? undefined : socketIn(dataDir);
+  const own = socket !== undefined && (await isAlive(socket)) ? await running(socket).ask<Own>("/node") : undefined;
+  return {
+    file,
+    subject: { dataDir, own, ...partsOf(plugins), providers: plugins.filter(({ provider }) => provider) },
+  };
+}
+
+/** Of the node that runs here without a config file; undefined when there is none. */
+export async function ofRunning(): Promise<Subject | undefined> {
+  if (findConfig() !== undefined) return undefined;
+  const socket = await findSocket();
+  if (socket === undefined) return undefined;
+  const node = running(socket);
+  const [own, { data }] = await Promise.all([node.ask<Own>("/node"), node.ask<{ data: ListedPlugin[] }>("/plugins")]);
+  const on = data.filter((plugin) => plugin.on);
+  const urls = on.flatMap(({ name, options }) =>
+    name.split(":")[0] === "provider-openai" ? (options as { url: string; models?: string[] }) : [],
+  );
+  const providers = urls.map(({ url, models }) => openai({ url, ...(models && { models }) }));
+  return { dataDir: own.dataDir ?? undefined, own, ...partsOf(on), providers };
+}
+
+function partsOf(
+  plugins: readonly Pick<Plugin, "name" | "options">[],
+): Pick<Subject, "http" | "listen" | "join" | "encrypt"> {
+  const optionsOf = <T>(name: string): T | undefined => plugins.find((plugin) => plugin.name === name)?.options as T;
+  const { listen = [], join = [], encrypt } = optionsOf<Libp2pOptions>("host-libp2p") ?? {};
+  return { http: optionsOf("frontend-http"), listen, join, ...(encrypt && { encrypt }) };
+}

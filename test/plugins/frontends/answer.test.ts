@@ -1,0 +1,100 @@
+import { describe, expect, it, onTestFinished } from "vitest";
+import { createNode, type Handler, type NodeConfig } from "../../../core/index.ts";
+import { aimoApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
+import { post, streaming, type Got } from "../../kit/client.ts";
+import { failing, pieces, provider, whole } from "../../kit/local.ts";
+import { createVirtualRuntime } from "../../kit/virtual-runtime.ts";
+
+const EVENT = 'data: {"choices":[{"index":0,"delta":{"content":"hello"}}]}\n\n';
+
+/** Asks a node with these providers, and gives what the client got and how it is to be called. */
+async function ask(
+  handlers: Record<string, Handler>,
+  { stream = true, plugins = [], ...config }: { stream?: boolean } & Partial<NodeConfig> = {},
+): Promise<Got & { id: string }> {
+  const providers = Object.entries(handlers).map(([name, handle]) => provider(name, handle));
+  const node = await createNode({
+    drain: 0,
+    ...config,
+    plugins: [http({ port: 0 }), openaiApi(), aimoApi(), ...providers, plugins],
+  });
+  onTestFinished(() => node.close());
+  return { ...(await post(node.use("http").url as string, streaming("m", { stream })).got()), id: node.id };
+}
+
+describe("who answered is said in the head of", () => {
+  it("a whole answer, a stream, an answer of an upstream that failed", async () => {
+    for (const [handle, status] of [
+      [whole("{}"), 200],
+      [pieces(EVENT, "data: [DONE]\n\n"), 200],
+      [whole("{}", 400), 400],
+      [whole("{}", 503), 503],
+      [whole("<html>", 502), 502],
+    ] as const) {
+      const { id, headers, ...got } = await ask({ a: failing(), b: handle });
+      expect(got.status).toBe(status);
+      expect(headers).toMatchObject({
+        "x-aimo-provider": `${id}/b`,
+        "x-aimo-via": "local",
+        "x-aimo-attempts": "2",
+        "x-request-id": expect.any(String),
+      });
+    }
+  });
+
+  it("an answer that the dialect cannot read, without the headers of what is not shown", async () => {
+    const page: Handler = (_, reply) =>
+      void reply.send("<html>", { status: 404, contentType: "text/html", headers: { "content-language": "de" } });
+    const { id, status, headers, body } = await ask({ a: page });
+    expect([status, headers["x-aimo-provider"], headers["content-language"]]).toEqual([404, `${id}/a`, undefined]);
+    expect(JSON.parse(body)).toHaveProperty("error");
+  });
+
+  it("the error after all attempts, beside what a plugin put into call.headers", async () => {
+    const limits = {
+      name: "guard-limits",
+      hooks: {
+        "call:start": (call: { headers: Record<string, string> }) => void (call.headers["ratelimit-limit"] = "5"),
+      },
+    };
+    for (const stream of [true, false]) {
+      const { id, status, headers } = await ask({ a: failing(), b: failing() }, { stream, plugins: [limits] });
+      expect(status).toBe(502);
+      expect(headers).toMatchObject({
+        "x-aimo-provider": `${id}/b`,
+        "x-aimo-attempts": "2",
+        "ratelimit-limit": "5",
+      });
+    }
+  });
+});
+
+it("nobody is named where nobody was asked, and the error says when to come back", async () => {
+  const { status, headers } = await ask({});
+  expect(status).toBe(503);
+  expect(headers["retry-after"]).toBeDefined();
+  expect(Object.keys(headers).filter((name) => name.startsWith("x-aimo-"))).toEqual([]);
+});
+
+it("a keep-alive sends the head before it is known who answers: then it names nobody", async () => {
+  const runtime = createVirtualRuntime();
+  const go = Promise.withResolvers<void>();
+  const late: Handler = async (_, reply) => {
+    await go.promise;
+    reply.head({ contentType: "text/event-stream" });
+    reply.end({ body: EVENT });
+  };
+  const plugins = [http({ port: 0 }), openaiApi({ keepAlive: 1_000 }), provider("a", late)];
+  const node = await createNode({ drain: 0, plugins }, runtime);
+  const asked = post(node.use("http").url as string, streaming("m"));
+  while ([...node.calls].length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await runtime.advance(1_000);
+  await asked.seen(": keep-alive");
+  go.resolve();
+  const { status, headers, body } = await asked.got();
+  expect([status, headers["x-aimo-provider"]]).toEqual([200, undefined]);
+  expect(body).toBe(`: keep-alive\n\n${EVENT}`);
+  const closed = node.close();
+  await runtime.advance(60_000);
+  await closed;
+});
