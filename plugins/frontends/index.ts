@@ -1,4 +1,5 @@
 export { admin } from "./admin.ts";
+export type { About, AboutAnswer, Content, MountedRoute, ToldSchema } from "./_about.ts";
 export { aimoApi, type AimoApiOptions } from "./aimo-api.ts";
 export {
   http,
