@@ -101,14 +101,21 @@ export function registerCommands(program: Command): void {
     .option("--no-tokens", "ask no model")
     .addHelpText("after", "\nExit codes: 0 all is well, 1 something fails, 2 wrong usage.")
     .action(async (options: DoctorOptions) => (await import("./doctor.ts")).doctor(options));
+
+  program
+    .command("completion")
+    .description("Print the script that completes commands, options and plugin names in a shell.")
+    .argument("<shell>", "bash, zsh, fish or powershell");
 }
 
 /** Last, since it looks at all commands; loaded when it is what was called. */
 export async function registerCompletion(program: Command, called: string | undefined): Promise<void> {
-  if (called === "completion" || called === "complete") (await import("./completion.ts")).addCompletion(program);
-  else
-    program
-      .command("completion")
-      .description("Print the script that completes commands, options and plugin names in a shell.")
-      .argument("<shell>", "bash, zsh, fish or powershell");
+  if (called !== "completion" && called !== "complete") return;
+  const { addCompletion } = await import("./completion.ts");
+  const all = program.commands as Command[];
+  all.splice(
+    all.findIndex((command) => command.name() === "completion"),
+    1,
+  ); // it brings its own
+  addCompletion(program);
 }

@@ -4,10 +4,11 @@ import type { Plugin } from "aimo";
 export function myRouter(): Plugin {
   return {
     name: "router-my",
+    options: {},
     router: {
       select: (targets) =>
         targets.toSorted((a, b) => Number(b.local) - Number(a.local) || a.stats.inFlight - b.stats.inFlight),
-      // The figures behind the decision, for `node.route()`.
+      // The figures behind the decision, for `aimo route --explain`.
       explain: ({ local, stats }) => ({ local: String(local), inFlight: stats.inFlight }),
     },
   };
