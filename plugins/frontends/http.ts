@@ -38,7 +38,7 @@ export type HttpMethod = "GET" | "POST" | "DELETE" | "ALL";
 export type ExchangeHandler = (exchange: Exchange) => Awaitable<void | object | string>;
 export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, origin: Origin) => void;
 
-/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text. */
+/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text, with `res.statusCode`. */
 export interface HttpService {
   /** `http://127.0.0.1:8000`; undefined until it listens. */
   readonly url: string | undefined;
@@ -237,7 +237,7 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, about 
       body,
       json: async (shape) => parse(await body(), shape),
     });
-    if (result !== undefined && !res.headersSent) send(res, 200, result);
+    if (result !== undefined && !res.headersSent) send(res, res.statusCode, result);
   } catch (cause) {
     await fail(node, req, res, cause, about.render ?? toJSON);
   }
