@@ -7,7 +7,6 @@ export interface ToldSchema {
   readonly "~standard": {
     readonly jsonSchema: {
       readonly input: (options: { readonly target: string }) => Record<string, unknown>;
-      readonly output: (options: { readonly target: string }) => Record<string, unknown>;
     };
   };
 }

@@ -10,4 +10,5 @@ export {
   type HttpService,
   type UpgradeHandler,
 } from "./http.ts";
+export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";

@@ -4,8 +4,6 @@ import type { Plugin } from "../../core/plugin.ts";
 import type { About, Content, MountedRoute, ToldSchema } from "./_about.ts";
 
 const METHODS = ["get", "post", "delete"] as const;
-/** The dialect of schemas in OpenAPI 3.1. */
-const TARGET = { target: "draft-2020-12" };
 
 /** What `AimoError.toJSON()` gives. */
 const error = z.object({
@@ -37,10 +35,11 @@ export function openapi(): Plugin {
 }
 
 /** `auth`: clients must send a key. */
-export function describe(routes: readonly MountedRoute[], auth: boolean): object {
+function describe(routes: readonly MountedRoute[], auth: boolean): object {
   const paths: Record<string, Record<string, object>> = {};
-  for (const same of Map.groupBy(routes, (route) => route.about).values()) {
-    const [route, ...others] = same as [MountedRoute, ...MountedRoute[]];
+  const byAbout = [...Map.groupBy(routes, (route) => route.about).values()];
+  const operations = byAbout.flatMap((same) => [...Map.groupBy(same, ({ method }) => method).values()]);
+  for (const [route, ...others] of operations as [MountedRoute, ...MountedRoute[]][]) {
     const methods = route.method === "ALL" ? METHODS : [route.method.toLowerCase()];
     const item = (paths[pathOf(route)] ??= {});
     for (const method of methods) item[method] = operation(route, method, others.map(pathOf), auth);
@@ -56,9 +55,9 @@ export function describe(routes: readonly MountedRoute[], auth: boolean): object
     servers: [{ url: "/" }],
     paths,
     components: {
-      securitySchemes: { bearer: { type: "http", scheme: "bearer" } },
+      ...(auth && { securitySchemes: { bearer: { type: "http", scheme: "bearer" } } }),
       responses: {
-        Error: { description: "It failed.", content: { "application/json": { schema: told(error, "output") } } },
+        Error: { description: "It failed.", content: { "application/json": { schema: told(error) } } },
       },
     },
   };
@@ -76,12 +75,12 @@ function operation({ path, scope, about }: MountedRoute, method: string, others:
     security: auth && scope !== "public" ? [{ bearer: [] }] : [],
     "x-aimo-scope": scope,
     parameters: parametersOf(path, about),
-    ...(body && { requestBody: { required: true, content: contentOf(body, "input") } }),
+    ...(body && { requestBody: { required: true, content: contentOf(body) } }),
     responses: {
       ...Object.fromEntries(
         Object.entries(answers).map(([status, { description: what, content }]) => [
           status,
-          { description: what, ...(content && { content: contentOf(content, "output") }) },
+          { description: what, ...(content && { content: contentOf(content) }) },
         ]),
       ),
       "4XX": failed,
@@ -91,7 +90,7 @@ function operation({ path, scope, about }: MountedRoute, method: string, others:
 }
 
 function parametersOf(path: string, { query, headers = {} }: About): object[] {
-  const { properties = {}, required = [] } = (query ? told(query, "input") : {}) as {
+  const { properties = {}, required = [] } = (query ? told(query) : {}) as {
     properties?: Record<string, { description?: string }>;
     required?: readonly string[];
   };
@@ -118,14 +117,15 @@ function parametersOf(path: string, { query, headers = {} }: About): object[] {
   ];
 }
 
-function contentOf(content: Content, way: "input" | "output"): object {
+function contentOf(content: Content): object {
   return Object.fromEntries(
-    Object.entries(content).map(([type, schema]) => [type, schema ? { schema: told(schema, way) } : {}]),
+    Object.entries(content).map(([type, schema]) => [type, schema ? { schema: told(schema) } : {}]),
   );
 }
 
-function told(schema: ToldSchema, way: "input" | "output"): Record<string, unknown> {
-  const { $schema: _, ...rest } = schema["~standard"].jsonSchema[way](TARGET);
+/** As input also of answers: those may get more fields one day, so nothing is said against them. */
+function told(schema: ToldSchema): Record<string, unknown> {
+  const { $schema: _, ...rest } = schema["~standard"].jsonSchema.input({ target: "draft-2020-12" });
   return rest;
 }
 
