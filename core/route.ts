@@ -8,10 +8,18 @@ export interface NamedRouter {
   readonly router: Router;
 }
 
-/** What one router did: the targets it left, in its order, with its figures. */
+/** What one router did, with its figures. */
 export interface Step {
   readonly router: string;
-  readonly targets: readonly { readonly id: string; readonly figures: Readonly<Record<string, string | number>> }[];
+  /** Those that it left, in its order. */
+  readonly targets: readonly Weighed[];
+  /** Those that it did not. */
+  readonly dropped: readonly Weighed[];
+}
+
+export interface Weighed {
+  readonly id: string;
+  readonly figures: Readonly<Record<string, string | number>>;
 }
 
 /** A decision of the routers, step by step. With `error`: no target was left, or a router failed. */
@@ -42,18 +50,35 @@ export function decide(
     candidates = find();
     let left = candidates;
     for (const named of routers) {
-      const { plugin, router } = named;
-      left = [...order([named], left, request, call)];
-      const figures = (target: Target): Record<string, string | number> => router.explain?.(target, request) ?? {};
-      steps.push({
-        router: plugin,
-        targets: guarded(plugin, () => left.map((target) => ({ id: target.id, figures: figures(target) }))),
-      });
+      const before = left;
+      let none: AimoError | undefined;
+      try {
+        left = [...order([named], before, request, call)];
+      } catch (error) {
+        if (!AimoError.is(error) || error.code !== "NO_PROVIDER") throw error;
+        left = [];
+        none = error;
+      }
+      steps.push(weigh(named, before, left, request));
+      if (none) return decision(none);
     }
     return decision();
   } catch (error) {
     return decision(AimoError.from(error));
   }
+}
+
+/** Figures of all that it was given: why one was left out is what most ask for. */
+function weigh(
+  { plugin, router }: NamedRouter,
+  before: readonly Target[],
+  left: readonly Target[],
+  request: Readonly<RequestFrame>,
+): Step {
+  const kept = new Set(left);
+  const dropped = before.filter((target) => !kept.has(target));
+  const weighed = (target: Target): Weighed => ({ id: target.id, figures: router.explain?.(target, request) ?? {} });
+  return guarded(plugin, () => ({ router: plugin, targets: left.map(weighed), dropped: dropped.map(weighed) }));
 }
 
 /**

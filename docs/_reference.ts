@@ -4,9 +4,8 @@ import { build } from "../core/cli/main.ts";
 import { resolveConfig } from "../core/config.ts";
 import { AimoError, type ErrorCode } from "../core/error.ts";
 import { BUILT_IN } from "../core/plugin.ts";
+import { code, lines, page, table } from "./_markdown.ts";
 import { defaultsOf, docOf, fieldsOf, kinds, nodesOf, type Field, type Source } from "./_source.ts";
-
-const MADE = "<!-- Made from the sources by `npm run docs`. -->";
 
 /** Path in the repository and text of each page that says what the code says. */
 export function reference(source: Source): Record<string, string> {
@@ -283,26 +282,4 @@ function afterHelp(each: Command): string {
   each.outputHelp();
   each.configureOutput(writeOut ? { writeOut } : {});
   return all.slice(each.helpInformation().length).trim();
-}
-
-function page(title: string, ...parts: readonly string[]): string {
-  return `${lines(`# ${title}`, ...parts.slice(0, 1), MADE, ...parts.slice(1))}\n`;
-}
-
-function lines(...parts: readonly string[]): string {
-  return parts.filter(Boolean).join("\n\n");
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `|${cells.map(cell).join("|")}|`;
-  return [line(head), `|${"---|".repeat(head.length)}`, ...rows.map(line)].join("\n");
-}
-
-function cell(text: string): string {
-  const line = text.replaceAll(/\s+/g, " ").trim().replaceAll("|", "\\|");
-  return line === "" ? " " : ` ${line} `;
-}
-
-function code(text: string): string {
-  return text === "" ? "" : text.includes("`") ? `\`\` ${text} \`\`` : `\`${text}\``;
 }

@@ -94,21 +94,30 @@ export function registerCommands(program: Command): void {
     .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
     .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 
-  about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails."))
+  node(
+    about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails.")),
+  )
     .option("--url <url>", "check the HTTP API of a node instead; its key in AIMO_API_KEY")
     .option("--join <multiaddr>", "addresses of nodes to dial, beside those of the config", collect)
     .option("--models <names>", "models to ask for a token (default: the first three of each node)", collect)
     .option("--no-tokens", "ask no model")
     .addHelpText("after", "\nExit codes: 0 all is well, 1 something fails, 2 wrong usage.")
     .action(async (options: DoctorOptions) => (await import("./doctor.ts")).doctor(options));
+
+  program
+    .command("completion")
+    .description("Print the script that completes commands, options and plugin names in a shell.")
+    .argument("<shell>", "bash, zsh, fish or powershell");
 }
 
 /** Last, since it looks at all commands; loaded when it is what was called. */
 export async function registerCompletion(program: Command, called: string | undefined): Promise<void> {
-  if (called === "completion" || called === "complete") (await import("./completion.ts")).addCompletion(program);
-  else
-    program
-      .command("completion")
-      .description("Print the script that completes commands, options and plugin names in a shell.")
-      .argument("<shell>", "bash, zsh, fish or powershell");
+  if (called !== "completion" && called !== "complete") return;
+  const { addCompletion } = await import("./completion.ts");
+  const all = program.commands as Command[];
+  all.splice(
+    all.findIndex((command) => command.name() === "completion"),
+    1,
+  ); // it brings its own
+  addCompletion(program);
 }

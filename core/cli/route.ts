@@ -1,6 +1,6 @@
 import { styleText } from "node:util";
 import { AimoError } from "../error.ts";
-import type { Decision } from "../route.ts";
+import type { Decision, Weighed } from "../route.ts";
 import { checkKnown, findNode, type Asked } from "./ask.ts";
 import type { ListedTarget } from "./models.ts";
 import { pairs, plain, printJson, short } from "./table.ts";
@@ -68,20 +68,22 @@ function explanation(shown: Shown, what: string): string {
     ...candidates.map((id) => `     ${short(id)}`),
   ];
   let before = candidates;
-  for (const { router, targets } of steps) {
+  for (const { router, targets, dropped } of steps) {
     const after = targets.map(({ id }) => id);
-    const dropped = before.filter((id) => !after.includes(id));
     const kept = before.filter((id) => after.includes(id));
     const reordered = kept.some((id, i) => after[i] !== id);
     const did = [dropped.length > 0 && `leaves out ${dropped.length}`, reordered && "orders them anew"].filter(Boolean);
     lines.push(`${styleText("bold", router)} ${did.join(" and ") || "leaves them as they are"}`);
-    for (const [i, { id, figures }] of targets.entries())
-      lines.push(`  ${i + 1}  ${short(id)}${Object.keys(figures).length > 0 ? `  ${plain(pairs(figures))}` : ""}`);
-    for (const id of dropped) lines.push(styleText("dim", `  -  ${short(id)}`));
+    for (const [i, weighed] of targets.entries()) lines.push(`  ${i + 1}  ${figuresOf(weighed)}`);
+    for (const weighed of dropped) lines.push(styleText("dim", `  -  ${figuresOf(weighed)}`));
     before = after;
   }
   if (error === undefined) lines.push(`Tried in this order: ${before.map(short).join(", ")}`);
   return lines.map((line) => `${line}\n`).join("");
+}
+
+function figuresOf({ id, figures }: Weighed): string {
+  return `${short(id)}${Object.keys(figures).length > 0 ? `  ${plain(pairs(figures))}` : ""}`;
 }
 
 function toHeader(text: string): [string, string] {

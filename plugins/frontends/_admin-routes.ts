@@ -61,7 +61,7 @@ export function showPeers(node: AimoNode, since: Since): object {
   };
 }
 
-/** `routing`: the figures of the routers that kept it, in order, and the one that leaves it out of a call now. */
+/** `routing`: the figures of the routers that were asked, in order, and the one that leaves it out of a call now. */
 export function showModels(node: AimoNode): object {
   const targets = [...node.targets];
   const links = new Map([...node.peers].map(({ id, links }) => [id, links]));
@@ -97,10 +97,11 @@ function showTarget(
 
 function routingOf(id: string, { steps, error }: Decision): object {
   const figures: Record<string, object> = {};
-  for (const { router, targets } of steps) {
+  for (const { router, targets, dropped } of steps) {
     const found = targets.find((target) => target.id === id);
+    const weighed = found ?? dropped.find((target) => target.id === id);
+    if (weighed && Object.keys(weighed.figures).length > 0) figures[router] = weighed.figures;
     if (found === undefined) return { figures, leftOutBy: router };
-    if (Object.keys(found.figures).length > 0) figures[router] = found.figures;
   }
   return { figures, ...(error && { leftOutBy: error.message }) };
 }

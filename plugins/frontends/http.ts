@@ -199,6 +199,7 @@ export function http(options: HttpOptions = {}): Plugin {
       if (server === undefined) return false;
       const old = server;
       server = await move(old, next as Address);
+      await new Promise<void>((resolve) => node.runtime.turn(resolve)); // who is connecting to the old one gets in
       former.add(old);
       void old.close().then(() => former.delete(old));
       return true;

@@ -1,12 +1,12 @@
 // A node is a list of plugins. Delete a line and the node does without it; to try that first, name the plugin:
 // `AIMO_DISABLE=transport-pubsub npm start`, or `disable: ["transport-pubsub"]` below `plugins`.
-// Every plugin and its options: node_modules/aimo/plugins/README.md. Values of this machine: .env (see .env.example).
+// Every plugin and its options: node_modules/aimo/docs/reference/plugins.md. Values of this machine: .env (see .env.example).
 import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { apiKeys } from "aimo/guards";
 import { logger } from "aimo/observers";
 import { demo } from "aimo/providers";
-import { roundRobin } from "aimo/routers";
+import { breaker, score } from "aimo/routers";
 import { libp2p, pubsub, stream } from "aimo/transports";
 
 const { AIMO_API_KEY, AIMO_DATA_DIR, AIMO_HOST, AIMO_LISTEN, AIMO_PORT } = process.env;
@@ -27,8 +27,11 @@ export default defineConfig({
     stream(),
     // The way round when a direct stream breaks: sealed messages over gossip.
     pubsub(),
-    // Which provider answers, when several have the model. One of your own: `aimo init --template plugin-router`.
-    roundRobin(),
+    // Leaves out a provider that fails again and again, until it is well.
+    breaker(),
+    // Which provider answers, when several have the model: by price, speed and success. One of your own:
+    // `aimo init --template plugin-router`.
+    score(),
     // No model: it answers as "demo" until a provider has joined. Delete it then.
     demo(),
   ],

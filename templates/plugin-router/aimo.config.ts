@@ -1,5 +1,5 @@
 // A gateway to try the router on: it is used as it lies here, without a build. `npm run dev` takes each change at once.
-// Every plugin and its options: node_modules/aimo/plugins/README.md
+// Every plugin and its options: node_modules/aimo/docs/reference/plugins.md
 import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { logger } from "aimo/observers";

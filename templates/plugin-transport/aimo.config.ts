@@ -1,10 +1,10 @@
 // A gateway to try the transport on: it is used as it lies here, without a build. `npm run dev` takes each change at once.
-// Every plugin and its options: node_modules/aimo/plugins/README.md
+// Every plugin and its options: node_modules/aimo/docs/reference/plugins.md
 import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { logger } from "aimo/observers";
 import { demo } from "aimo/providers";
-import { roundRobin } from "aimo/routers";
+import { score } from "aimo/routers";
 import { tcp } from "./tcp.ts";
 
 const { AIMO_PORT, AIMO_TCP_PORT } = process.env;
@@ -20,7 +20,7 @@ export default defineConfig({
     // Providers dial in here (provider.config.ts). Beside it others may be used: each call goes over the best link there is.
     tcp({ port: Number(AIMO_TCP_PORT || 4100) }),
     // Which provider answers, when several have the model.
-    roundRobin(),
+    score(),
     // Answers as "demo" from this process itself, so that there is an answer before a provider has joined.
     demo(),
   ],

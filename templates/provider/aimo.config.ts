@@ -1,6 +1,6 @@
 // A node is a list of plugins. Delete a line and the node does without it; to try that first, name the plugin:
 // `AIMO_DISABLE=transport-pubsub npm start`, or `disable: ["transport-pubsub"]` below `plugins`.
-// Every plugin and its options: node_modules/aimo/plugins/README.md. Values of this machine: .env (see .env.example).
+// Every plugin and its options: node_modules/aimo/docs/reference/plugins.md. Values of this machine: .env (see .env.example).
 import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { logger } from "aimo/observers";

@@ -1,12 +1,15 @@
 import { createNode } from "aimo";
-import { expect, test } from "vitest";
+import { afterAll, expect, test } from "vitest";
 
 // A free port, a key and the demo: the node under test has nothing in common with the one that runs.
 Object.assign(process.env, { AIMO_PORT: "0", AIMO_UPSTREAM: "", AIMO_API_KEY: "key-of-the-test" });
 const { dataDir: _, ...config } = (await import("./aimo.config.ts")).default;
+const node = await createNode(config);
+afterAll(() => node.close());
+const { url } = node.use("http");
 
-async function ask(api: string | undefined, key: string): Promise<Response> {
-  return fetch(`${api}/v1/chat/completions`, {
+function ask(key: string): Promise<Response> {
+  return fetch(`${url}/v1/chat/completions`, {
     method: "POST",
     headers: { "content-type": "application/json", authorization: `Bearer ${key}` },
     body: JSON.stringify({ model: "demo", stream: true, messages: [{ role: "user", content: "Hello" }] }),
@@ -14,13 +17,11 @@ async function ask(api: string | undefined, key: string): Promise<Response> {
 }
 
 test("the node answers a client chunk by chunk, and to the end", async () => {
-  await using node = await createNode(config);
-  const answer = await ask(node.use("http").url, "key-of-the-test");
+  const answer = await ask("key-of-the-test");
   expect(answer.status).toBe(200);
   expect(await answer.text()).toMatch(/^data: \{[^]*\ndata: \[DONE\]\n\n$/);
 });
 
 test("a client without the key is refused", async () => {
-  await using node = await createNode(config);
-  expect((await ask(node.use("http").url, "another-key")).status).toBe(401);
+  expect((await ask("another-key")).status).toBe(401);
 });

@@ -99,6 +99,7 @@ describe("a decision", () => {
           { id: a.id, figures: { peer: "a" } },
           { id: c.id, figures: { peer: "c" } },
         ],
+        dropped: [{ id: b.id, figures: { peer: "b" } }],
       },
       {
         router: "router-1",
@@ -106,6 +107,7 @@ describe("a decision", () => {
           { id: c.id, figures: {} },
           { id: a.id, figures: {} },
         ],
+        dropped: [],
       },
     ]);
     expect(error).toBeUndefined();
@@ -114,7 +116,10 @@ describe("a decision", () => {
   it("ends with the error of the router that left nothing, and with what came before it", () => {
     const routers = [explained("router-all", (targets) => targets), ...named(() => [])];
     const { steps, error } = decide(routers, () => all, request(), call());
-    expect(steps.map(({ router }) => router)).toEqual(["router-all"]);
+    expect(steps.map(({ router, targets, dropped }) => [router, targets.length, dropped.length])).toEqual([
+      ["router-all", 3, 0],
+      ["router-1", 0, 3],
+    ]);
     expect(error).toMatchObject({ code: "NO_PROVIDER" });
   });
 

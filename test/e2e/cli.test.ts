@@ -11,6 +11,11 @@ import { createUpstream, DONE, event, hang } from "../kit/upstream.ts";
 
 const FREE = ["--port", "0", "--listen", "/ip4/127.0.0.1/tcp/0"];
 
+const COMMANDS = [
+  ...["start", "dev", "gateway", "provider", "init", "keygen", "verify", "demo"],
+  ...["check", "config", "plugins", "peers", "models", "route", "chat", "bench", "doctor", "completion"],
+];
+
 /** Refused with one sentence in one line, and no stack. */
 function refused(exit: Exit, sentence: RegExp | string): void {
   expect(exit.stdout).toBe("");
@@ -21,15 +26,12 @@ function refused(exit: Exit, sentence: RegExp | string): void {
 }
 
 describe("usage", () => {
-  it.each([[], ["start"], ["gateway"], ["provider"], ["keygen"], ["verify"], ["demo"]])(
-    "`aimo %s --help` explains itself",
-    async (...command) => {
-      const { code, stdout, stderr } = await runAimo([...command, "--help"]);
-      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
-      expect(stdout).toContain(`Usage: aimo ${command.join(" ")}`.trim());
-      expect(stdout).not.toContain("[]");
-    },
-  );
+  it.each([[], ...COMMANDS.map((name) => [name])])("`aimo %s --help` explains itself", async (...command) => {
+    const { code, stdout, stderr } = await runAimo([...command, "--help"]);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    expect(stdout).toContain(`Usage: aimo ${command.join(" ")}`.trim());
+    expect(stdout).not.toContain("[]");
+  });
 
   it("--version is the package's", async () => {
     const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
@@ -45,6 +47,9 @@ describe("usage", () => {
     [["gateway", "--port", "65536"], "a port is a number from 0 to 65535", ""],
     [["provider", "--join"], "argument missing", ""],
     [["keygen", "more"], "too many arguments", ""],
+    [["docter"], "unknown command 'docter'", "Did you mean doctor?"],
+    [["peers", "--jsno"], "unknown option '--jsno'", "Did you mean --json?"],
+    [["route"], "required option '--model <name>' not specified", ""],
   ])("`aimo %j` is refused with exit code 2", async (args, what, hint) => {
     const { code, stdout, stderr } = await runAimo(args);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });

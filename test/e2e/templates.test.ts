@@ -51,7 +51,7 @@ describe.each([...NODES, ...Object.keys(PLUGINS)])("a project made of the templa
     for (const field of ["dependencies", "devDependencies"])
       if (manifest[field]?.["aimo"] !== undefined) manifest[field]["aimo"] = tarball;
     writeFileSync(join(cwd, "package.json"), JSON.stringify(manifest));
-    cpSync(join(folder, "node_modules"), join(cwd, "node_modules"), { recursive: true, verbatimSymlinks: true });
+    linkAll(join(folder, "node_modules"), join(cwd, "node_modules"));
     await done(npm(cwd, "install", "--prefer-offline", "--no-audit", "--no-fund"));
   });
 
@@ -60,8 +60,7 @@ describe.each([...NODES, ...Object.keys(PLUGINS)])("a project made of the templa
     const more = template === "plugin-transport" ? ["provider.config.ts"] : [];
     const files = readdirSync(cwd).filter((name) => !["node_modules", "package-lock.json"].includes(name));
     expect(files.toSorted()).toEqual([...COMMON, ...own, ...more].toSorted());
-    for (const file of files)
-      expect(readFileSync(join(cwd, file), "utf8")).not.toMatch(/__name__|": ""|undefined|TODO/);
+    for (const file of files) expect(readFileSync(join(cwd, file), "utf8")).not.toMatch(/__name__|^ +"[^"]+": ""/m);
   });
 
   it("passes its checks and its tests", async () => {
@@ -74,7 +73,8 @@ describe.each([...NODES, ...Object.keys(PLUGINS)])("a project made of the templa
     const scripts = Object.values(readManifest(cwd)["scripts"] ?? {});
     const commands = scripts.flatMap((line) => /^exec aimo (\w+)$/.exec(line)?.[1] ?? []);
     expect(commands).toHaveLength(2);
-    for (const command of commands) expect(await runAimo([command, "--help"])).toMatchObject({ code: 0 });
+    for (const command of commands)
+      expect((await runAimo([command, "--help"])).stdout).toContain(`Usage: aimo ${command} `);
   });
 });
 
@@ -92,6 +92,7 @@ describe("`npm start`", () => {
     async (template) => {
       const node = await start(template);
       await asked(node.api);
+      expect(node.seen.filter(({ event }) => event === "advice")).toEqual([]);
       expect(await node.stop()).toMatchObject({ code: 0, signal: null });
     },
   );
@@ -203,6 +204,11 @@ describe("what a node is deployed with", () => {
 function start(template: string, env: Record<string, string | undefined> = {}): Promise<AimoProcess> {
   const options = { command: ["npm", "--silent", "start", "--"], cwd: project(template) } as const;
   return startAimo([], { ...options, env: { ...CLEAN, ...FREE, ...env } });
+}
+
+/** 10,000 files: hard links, where there is a `cp` that makes them. */
+function linkAll(from: string, to: string): void {
+  if (spawnSync("cp", ["-al", from, to]).status !== 0) cpSync(from, to, { recursive: true, verbatimSymlinks: true });
 }
 
 function npm(cwd: string, ...args: string[]): Promise<Exit> {

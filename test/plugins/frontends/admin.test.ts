@@ -207,12 +207,21 @@ describe("what it answers", () => {
       body: {
         model: "m",
         candidates: [better, worse],
-        steps: [{ router: "router-picky", targets: [{ id: better, figures: { bytes: 1_000, session: "de" } }] }],
+        steps: [
+          {
+            router: "router-picky",
+            targets: [{ id: better, figures: { bytes: 1_000, session: "de" } }],
+            dropped: [{ id: worse, figures: { bytes: 1_000, session: "de" } }],
+          },
+        ],
       },
     });
     expect((await ask(socketOf(dataDir()), "/models")).body["data"]).toEqual([
       expect.objectContaining({ id: better, routing: { figures: { "router-picky": { bytes: 0, session: "" } } } }),
-      expect.objectContaining({ id: worse, routing: { figures: {}, leftOutBy: "router-picky" } }),
+      expect.objectContaining({
+        id: worse,
+        routing: { figures: { "router-picky": { bytes: 0, session: "" } }, leftOutBy: "router-picky" },
+      }),
     ]);
     expect(await ask(socketOf(dataDir()), "/route", { model: "n" })).toMatchObject({
       status: 200,
