@@ -15,12 +15,12 @@ import { preferring } from "./_preferring.ts";
 import { resumeReply } from "./_resume.ts";
 
 const NAME = "must be the name of a model";
-const model = z.string(NAME).min(1, NAME);
+const name = z.string(NAME).min(1, NAME);
 
 /** What must be right for routing; everything else is the provider's to judge. */
 const routed = z.looseObject({
-  model: model.nullish(),
-  models: z.array(model, "must be a list of models").nullish(),
+  model: name.nullish(),
+  models: z.array(name, "must be a list of models").nullish(),
   provider: preferences.nullish(),
   stream: z.boolean("must be true or false").nullish(),
 });
@@ -35,22 +35,22 @@ export interface Route {
   readonly type: string;
   /** The JSON body that it takes; without it the content type says what there is. */
   readonly body?: StandardSchema<Body>;
-  /** Is it an error to name none? */
-  readonly needsModel: boolean;
+  /** Must a request name one, may it, or is it about none? */
+  readonly model: "must" | "may" | "none";
 }
 
-const operation = (path: string, body?: StandardSchema<Body>, needsModel = true): Route => ({
+const operation = (path: string, body?: StandardSchema<Body>, model: Route["model"] = "must"): Route => ({
   method: "POST",
   path,
   type: path === "chat/completions" ? "openai.chat" : `openai.${path.replace("/", ".")}`,
-  needsModel,
+  model,
   ...(body && { body }),
 });
 const file = (method: Route["method"], path: string): Route => ({
   method,
   path,
   type: "openai.files",
-  needsModel: false,
+  model: "none",
 });
 
 export const ROUTES: readonly Route[] = [
@@ -58,13 +58,13 @@ export const ROUTES: readonly Route[] = [
   operation("completions", routed),
   operation("embeddings", routed),
   operation("responses", routed),
-  operation("moderations", routed, false),
+  operation("moderations", routed, "may"),
   operation("audio/speech", routed),
   operation("audio/transcriptions"),
   operation("audio/translations"),
-  operation("images/generations", routed, false),
-  operation("images/edits", undefined, false),
-  operation("images/variations", undefined, false),
+  operation("images/generations", routed, "may"),
+  operation("images/edits", undefined, "may"),
+  operation("images/variations", undefined, "may"),
   file("POST", "files"),
   file("GET", "files"),
   file("GET", "files/:id"),
@@ -85,10 +85,11 @@ export async function serve(node: AimoNode, exchange: Exchange, route: Route, se
   const contentType = req.headers["content-type"] ?? "application/json";
   const query = new URL(req.url ?? "/", "http://node").searchParams;
   const said = read(body, contentType, route);
-  const names = [...new Set([said.model ?? query.get("model") ?? [], said.models ?? []].flat())];
-  if (names.length === 0 && route.needsModel)
+  const named = said.model ?? (route.model === "none" ? undefined : query.get("model"));
+  const names = [...new Set([named ?? [], said.models ?? []].flat())];
+  if (names.length === 0 && route.model === "must")
     throw new AimoError("INVALID_MESSAGE_FORMAT", `model: ${NAME}.`, { param: "model" });
-  const wanted = names.map((name) => meant(name, node));
+  const wanted = names.map((each) => meant(each, node));
   const preferred = preferring({
     wanted,
     named: providerOf(exchange, query),
@@ -114,7 +115,8 @@ export async function serve(node: AimoNode, exchange: Exchange, route: Route, se
 }
 
 /** Of a form its fields, of JSON its members, of anything else nothing. */
-function read(body: Uint8Array, contentType: string, { body: shape }: Route): Body {
+function read(body: Uint8Array, contentType: string, { body: shape, model }: Route): Body {
+  if (model === "none") return {};
   if (shape) return parse(body, shape);
   if (/\bjson\b/i.test(contentType) && body.length > 0) return parse(body, routed);
   if (!isMultipart(contentType)) return {};
@@ -126,8 +128,8 @@ function read(body: Uint8Array, contentType: string, { body: shape }: Route): Bo
 function targetOf([first, ...others]: ReturnType<typeof meant>[]): Partial<NewRequest> {
   if (first === undefined) return {};
   if (others.length > 0) return { model: first.model, fallbacks: others.map((other) => other.model) };
-  const { model: name, providerId } = first;
-  return { model: name, ...(providerId !== undefined && { providerId }) };
+  const { model, providerId } = first;
+  return { model, ...(providerId !== undefined && { providerId }) };
 }
 
 /** In the query, or as an answer's `X-Aimo-Provider` says it. */
