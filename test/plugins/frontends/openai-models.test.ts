@@ -179,11 +179,11 @@ describe("GET /generation", () => {
       ],
     });
 
+    const ended = new Promise((resolve) => gateway.hook("call:end", resolve));
     const left = post(url, streaming("m"));
     await left.seen('"a"');
     const id = idOf(await left.response);
     expect((await get(url, `/v1/generation?id=${id}`)).status).toBe(404);
-    const ended = new Promise((resolve) => gateway.hook("call:end", resolve));
     left.leave();
     await ended;
     expect((await get(url, `/v1/generation?id=${id}`)).body).toMatchObject({
