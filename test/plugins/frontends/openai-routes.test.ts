@@ -176,6 +176,7 @@ describe("files", () => {
       const got = await ask(method, `/v1${path}`);
       expect(got.status).toBe(200);
       expect([last(upstream).method, last(upstream).url]).toEqual([method, `/v1${there}`]);
+      expect(last(upstream).headers["content-type"]).toBeUndefined();
       if (path.endsWith("/content")) expect(got.body.equals(BYTES)).toBe(true);
     }
   });
