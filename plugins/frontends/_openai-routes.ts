@@ -4,11 +4,13 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenCall } from "../../core/parts.ts";
 import { fieldOf, isMultipart } from "../providers/_multipart.ts";
+import type { About, Content, ToldSchema } from "./_about.ts";
 import { answer, forwarded, newId } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
 import type { Exchange, HttpMethod } from "./http.ts";
 import { meant } from "./_named.ts";
+import { aboutCall, CHAT } from "./_openai-about.ts";
 import { dialectOf } from "./_openai-dialect.ts";
 import { preferences } from "./_preferences.ts";
 import { preferring } from "./_preferring.ts";
@@ -37,39 +39,49 @@ export interface Route {
   readonly body?: StandardSchema<Body>;
   /** Must a request name one, may it, or is it about none? */
   readonly model: "must" | "may" | "none";
+  readonly about: About;
 }
 
-const operation = (path: string, body?: StandardSchema<Body>, model: Route["model"] = "must"): Route => ({
-  method: "POST",
-  path,
-  type: path === "chat/completions" ? "openai.chat" : `openai.${path.replace("/", ".")}`,
-  model,
-  ...(body && { body }),
-});
-const file = (method: Route["method"], path: string): Route => ({
-  method,
-  path,
-  type: "openai.files",
-  model: "none",
-});
+const JSON_TYPE = "application/json";
+const STREAMED = [JSON_TYPE, "text/event-stream"];
+const BYTES = "application/octet-stream";
+const FORM: Content = { "multipart/form-data": undefined };
+
+/** An operation on a model: `shape` of its JSON body; without one it takes a form, or anything. */
+function operation(
+  path: string,
+  summary: string,
+  answers: readonly string[],
+  shape?: StandardSchema<Body> & ToldSchema,
+  model: Route["model"] = "must",
+): Route {
+  const type = path === "chat/completions" ? "openai.chat" : `openai.${path.replace("/", ".")}`;
+  const about = aboutCall(summary, shape ? { [JSON_TYPE]: shape } : FORM, answers);
+  return { method: "POST", path, type, model, about, ...(shape && { body: shape }) };
+}
+
+function file(method: Route["method"], path: string, summary: string, answer = JSON_TYPE): Route {
+  const about = aboutCall(summary, method === "POST" ? FORM : undefined, [answer]);
+  return { method, path, type: "openai.files", model: "none", about };
+}
 
 export const ROUTES: readonly Route[] = [
-  operation("chat/completions", chat),
-  operation("completions", routed),
-  operation("embeddings", routed),
-  operation("responses", routed),
-  operation("moderations", routed, "may"),
-  operation("audio/speech", routed),
-  operation("audio/transcriptions"),
-  operation("audio/translations"),
-  operation("images/generations", routed, "may"),
-  operation("images/edits", undefined, "may"),
-  operation("images/variations", undefined, "may"),
-  file("POST", "files"),
-  file("GET", "files"),
-  file("GET", "files/:id"),
-  file("DELETE", "files/:id"),
-  file("GET", "files/:id/content"),
+  operation("chat/completions", CHAT, STREAMED, chat),
+  operation("completions", "OpenAI's completions", STREAMED, routed),
+  operation("responses", "OpenAI's responses", STREAMED, routed),
+  operation("embeddings", "Embeddings", [JSON_TYPE], routed),
+  operation("moderations", "Moderations", [JSON_TYPE], routed, "may"),
+  operation("audio/speech", "Speech of a text", [BYTES, "text/event-stream"], routed),
+  operation("audio/transcriptions", "The text of a recording", STREAMED),
+  operation("audio/translations", "The text of a recording, in English", [JSON_TYPE]),
+  operation("images/generations", "Images of a text", STREAMED, routed, "may"),
+  operation("images/edits", "An image, changed", STREAMED, undefined, "may"),
+  operation("images/variations", "Variations of an image", [JSON_TYPE], undefined, "may"),
+  file("POST", "files", "Gives a provider a file"),
+  file("GET", "files", "The files at a provider"),
+  file("GET", "files/:id", "One file"),
+  file("DELETE", "files/:id", "Removes a file"),
+  file("GET", "files/:id/content", "What is in a file", BYTES),
 ];
 
 export interface RouteSettings {

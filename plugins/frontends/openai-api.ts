@@ -2,10 +2,12 @@ import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import type { About } from "./_about.ts";
 import { createGenerations } from "./_generations.ts";
+import { about } from "./_openai-about.ts";
 import { listModels, showModel } from "./_openai-models.ts";
 import { ROUTES, serve } from "./_openai-routes.ts";
-import type { Exchange, HttpService } from "./http.ts";
+import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
   /** ms of silence after which a streaming client gets an SSE comment; 0 = never. Default 10,000. */
@@ -46,38 +48,27 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
     setup(node) {
       const http = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
+      const generation = ({ req, origin }: Exchange): object => {
+        const id = new URL(req.url ?? "/", "http://node").searchParams.get("id") ?? "";
+        return generations.show(id, origin, node.runtime);
+      };
+      const list = (): object => ({ object: "list", data: listModels(node.targets, created) });
+      const show = ({ params }: Exchange): object => showModel(params["id"] ?? "", node, created);
       for (const prefix of PREFIXES) {
-        const paths = new Map<string, string[]>();
-        const mount = (
-          method: "GET" | "POST" | "DELETE",
-          path: string,
-          handler: Parameters<HttpService["mount"]>[3],
-        ) => {
-          paths.set(path, [...(paths.get(path) ?? []), method]);
-          http.mount(
-            method,
-            `${prefix}/${path}`,
-            method === "GET" && !path.startsWith("files") ? "read" : "call",
-            handler,
-          );
-        };
         for (const route of ROUTES)
-          mount(route.method, route.path, (exchange) => serve(node, exchange, route, settings));
-        mount("GET", "models", () => ({ object: "list", data: listModels(node.targets, created) }));
-        mount("GET", "models/**:id", ({ params }) => showModel(params["id"] ?? "", node, created));
-        mount("GET", "generation", ({ req, origin }) => {
-          const id = new URL(req.url ?? "/", "http://node").searchParams.get("id") ?? "";
-          return generations.show(id, origin, node.runtime);
-        });
-        for (const [path, methods] of paths)
           http.mount(
-            "ALL",
-            `${prefix}/${path}`,
-            "public",
-            (exchange) => refuseMethod(exchange, methods),
-            coded("method_not_supported"),
+            route.method,
+            `${prefix}/${route.path}`,
+            "call",
+            (exchange) => serve(node, exchange, route, settings),
+            route.about,
           );
-        http.mount("ALL", `${prefix}/**`, "public", refusePath, coded("unknown_url"));
+        http.mount("GET", `${prefix}/models`, "read", list, about.models);
+        http.mount("GET", `${prefix}/models/**:id`, "read", show, about.model);
+        http.mount("GET", `${prefix}/generation`, "read", generation, about.generation);
+        for (const [path, methods] of methodsByPath())
+          http.mount("ALL", `${prefix}/${path}`, "public", (exchange) => refuseMethod(exchange, methods), NO_METHOD);
+        http.mount("ALL", `${prefix}/**`, "public", refusePath, NO_PATH);
       }
     },
     update({ options: next }) {
@@ -85,6 +76,12 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
       return true;
     },
   };
+}
+
+function methodsByPath(): Map<string, string[]> {
+  const read = ["models", "models/**:id", "generation"].map((path) => ({ method: "GET", path }));
+  const paths = Map.groupBy([...ROUTES, ...read], ({ path }) => path);
+  return new Map([...paths].map(([path, routes]) => [path, routes.map(({ method }) => method)]));
 }
 
 function refuseMethod({ req, res }: Exchange, methods: readonly string[]): never {
@@ -103,6 +100,9 @@ function pathOf({ url = "/" }: Exchange["req"]): string {
 }
 
 /** With OpenAI's code for it. */
-function coded(code: string): (error: AimoError) => object {
-  return (error) => ({ error: { ...error.toJSON().error, code } });
+function coded(code: string): About {
+  return { hidden: true, render: (error) => ({ error: { ...error.toJSON().error, code } }) };
 }
+
+const NO_METHOD = coded("method_not_supported");
+const NO_PATH = coded("unknown_url");
