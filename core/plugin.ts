@@ -86,6 +86,7 @@ export const BUILT_IN: readonly string[] = [
   "observer-logger",
   "provider-custom",
   "provider-demo",
+  "provider-gguf",
   "provider-openai",
   "router-breaker",
   "router-first",

@@ -1,3 +1,4 @@
 export { custom, type CustomOptions } from "./custom.ts";
 export { demo, type DemoOptions } from "./demo.ts";
+export { gguf, type GgufOptions } from "./gguf.ts";
 export { openai, type OpenaiOptions } from "./openai.ts";

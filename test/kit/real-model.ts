@@ -10,8 +10,20 @@ export const MODELS = process.env["AIMO_MODELS"] ?? fileURLToPath(new URL("../..
 
 /** Why tests that need this file cannot run; undefined when they can. Told on stderr, for a skipped test says nothing. */
 export function missing(file: string): string | undefined {
-  if (existsSync(join(MODELS, file))) return undefined;
-  const why = `there is no ${file} in ${MODELS}; AIMO_MODELS names the folder`;
+  return existsSync(join(MODELS, file)) ? undefined : skipped(`there is no ${file} in ${MODELS} (AIMO_MODELS)`);
+}
+
+/** The same for those that need llama.cpp too. */
+export async function missingLlama(): Promise<string | undefined> {
+  const name: string = "node-llama-cpp";
+  const there = await import(name).then(
+    () => true,
+    () => false,
+  );
+  return there ? missing("stories260K.gguf") : skipped(`the package ${name} is not installed`);
+}
+
+function skipped(why: string): string {
   console.warn(`skipped: ${why}`);
   return why;
 }
@@ -40,24 +52,35 @@ export function loadModel(folder = MODELS): RealModel {
   const take = (length: number): Float32Array => new Float32Array(bytes, (at += length * 4) - length * 4, length);
   const perLayer = (length: number): Float32Array[] => Array.from({ length: layers }, () => take(length));
   const embedding = take(vocabulary * dim);
-  const [attentionNorm, wq, wk, wv, wo] = [dim, dim * dim, dim * kvDim, dim * kvDim, dim * dim].map(
-    perLayer,
-  ) as Matrices;
-  const [feedNorm, w1, w2, w3] = [dim, dim * hidden, hidden * dim, dim * hidden].map(perLayer) as Matrices;
+  const attentionNorm = perLayer(dim);
+  const wq = perLayer(dim * dim);
+  const wk = perLayer(dim * kvDim);
+  const wv = perLayer(dim * kvDim);
+  const wo = perLayer(dim * dim);
+  const feedNorm = perLayer(dim);
+  const w1 = perLayer(dim * hidden);
+  const w2 = perLayer(hidden * dim);
+  const w3 = perLayer(dim * hidden);
   const finalNorm = take(dim);
 
   function begin(): (token: number) => Float32Array {
     const keys = perLayerOf(layers, context * kvDim);
     const values = perLayerOf(layers, context * kvDim);
-    const [x, normed, q, mixed, back] = Array.from({ length: 5 }, () => new Float32Array(dim)) as Vectors;
-    const [gate, up] = [new Float32Array(hidden), new Float32Array(hidden)];
+    const x = new Float32Array(dim);
+    const normed = new Float32Array(dim);
+    const q = new Float32Array(dim);
+    const mixed = new Float32Array(dim);
+    const back = new Float32Array(dim);
+    const gate = new Float32Array(hidden);
+    const up = new Float32Array(hidden);
     const scores = new Float32Array(context);
     const logits = new Float32Array(vocabulary);
     let position = 0;
 
     /** Each head looks back at all positions so far; `heads / kvHeads` of them share keys and values. */
     function attend(layer: number): void {
-      const [k, v] = [keys[layer] as Float32Array, values[layer] as Float32Array];
+      const k = keys[layer]!;
+      const v = values[layer]!;
       mixed.fill(0);
       for (let head = 0; head < heads; head++) {
         const from = head * size;
@@ -131,9 +154,6 @@ export function sample(logits: Float32Array, { temperature, topP, random }: Samp
   let left = random() * mass;
   return kept.find((token) => (left -= logits[token]!) < 0) ?? kept[0]!;
 }
-
-type Matrices = readonly [Float32Array[], Float32Array[], Float32Array[], Float32Array[], Float32Array[]];
-type Vectors = readonly [Float32Array, Float32Array, Float32Array, Float32Array, Float32Array];
 
 function perLayerOf(layers: number, length: number): Float32Array[] {
   return Array.from({ length: layers }, () => new Float32Array(length));
