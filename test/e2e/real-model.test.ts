@@ -1,15 +1,17 @@
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { beforeAll, describe, expect, it } from "vitest";
 import { endOfFile, type Cleanup } from "../kit/clean.ts";
 import { post } from "../kit/client.ts";
-import { listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
+import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
 import { startAimo, type AimoProcess } from "../kit/process.ts";
-import { missing, MODELS } from "../kit/real-model.ts";
+import { missing, missingLlama, MODELS } from "../kit/real-model.ts";
 
 const SERVER = fileURLToPath(new URL("../kit/real-upstream.ts", import.meta.url));
 const MODEL = "stories260K";
 const absent = missing("stories260K.bin");
+const withoutLlama = await missingLlama();
 
 /** A server in front of the real model, a process of its own. `pace`: ms between two tokens. */
 function startModel(pace = 0, cleanup?: Cleanup): Promise<AimoProcess> {
@@ -164,4 +166,25 @@ it.skipIf(absent)("over pubsub alone the same story comes", async () => {
   expect(text).toBe((await tell(clientOf(urlOf(server)), more)).text);
   const end = await gateway.waitFor(({ event }) => event === "call:end");
   expect(end["via"]).toBe("pubsub");
+});
+
+it.skipIf(withoutLlama)("`aimo provider --gguf` serves a model without any server", async () => {
+  const gateway = await startGateway();
+  const file = join(MODELS, "stories260K.gguf");
+  const to = ["--join", gateway.ready.listen[0] as string, "--data-dir", dataDir()];
+  const provider = await startAimo(["provider", "--gguf", file, "--models", "stories", ...to]);
+  await listed(gateway, provider);
+  const client = clientOf(`${gateway.api}/v1`);
+  expect((await client.models.list()).data.map(({ id }) => id)).toEqual(["stories"]);
+  const more = { model: "stories", temperature: 0.7, seed: 5, max_tokens: 40 };
+  const told = await tell(client, { ...more, stream_options: { include_usage: true } });
+  const { choices, usage } = await client.chat.completions.create(story(more));
+  expect(told).toMatchObject({ text: choices[0]?.message.content, finish: choices[0]?.finish_reason, usage });
+  expect(told.chunks).toBeGreaterThan(5);
+  const asked = post(gateway.api, { ...story({ model: "stories", max_tokens: 450 }), stream: true });
+  await asked.seen('"content"');
+  asked.leave();
+  const end = await provider.waitFor((event) => event.event === "call:end" && event["status"] === "cancelled");
+  expect(end["chunks"]).toBeLessThan(450);
+  expect((await provider.stop()).code).toBe(0);
 });
