@@ -34,7 +34,7 @@ interface LlamaModel {
   tokenize(text: string, specialTokens?: boolean): Token[];
   detokenize(tokens: readonly Token[], specialTokens?: boolean, lastTokens?: readonly Token[]): string;
   isSpecialToken(token: Token): boolean;
-  createContext(options: { contextSize: number | "auto"; sequences: number }): Promise<{ getSequence(): Sequence }>;
+  createContext(options: { contextSize: number | { max: number }; sequences: number }): Promise<{ getSequence(): Sequence }>;
 }
 /** A conversation's place in the context, which keeps what it has read last. */
 export interface Sequence {
@@ -50,7 +50,10 @@ export interface Llama {
   readonly sequences: readonly Sequence[];
   /** The text as the model reads it, by its own chat template. */
   toPrompt(asked: Asked): Prompt;
-  /** A token at a time, each with what can be shown by now; ends with the model, or when the signal aborts. Nothing is made before it is asked for. */
+  /**
+   * A token at a time, each with what can be shown by now; none is made before it is asked for. `signal` ends the reading
+   * of a long prompt.
+   */
   speak(
     sequence: Sequence,
     prompt: Prompt,
@@ -66,6 +69,8 @@ export interface Prompt {
   readonly stopTokens: ReadonlySet<Token>;
 }
 
+/** Tokens: some models know so many that their memory would be all that there is. */
+const ENOUGH = 8_192;
 /** How much of a prompt is read before the signal is looked at again. */
 const SLICE = 256;
 /** A character has at most so many tokens; what is no character then is none. */
@@ -90,7 +95,7 @@ export async function loadLlama(
   log: (message: string) => void,
   progress: (share: number) => void,
 ): Promise<Llama> {
-  const { file, contextSize = "auto", parallel, gpu, threads } = options;
+  const { file, contextSize = { max: ENOUGH }, parallel, gpu, threads } = options;
   // A name that the compiler does not look up: there are no types where the package is not installed.
   const name: string = "node-llama-cpp";
   const library = await optional(name, "provider-gguf", () => import(name) as Promise<LlamaPackage>);
@@ -176,7 +181,7 @@ function toLlama(
       },
     });
     for await (const token of next) {
-      if (signal.aborted || stopTokens.has(token)) break;
+      if (stopTokens.has(token)) break;
       unshown.push(token);
       const text = model.detokenize(unshown, false, said.length > 0 ? said.slice(-LONGEST) : tokens.slice(-LONGEST));
       const whole = !text.endsWith(BROKEN) || unshown.length >= LONGEST;

@@ -22,7 +22,7 @@ export interface GgufOptions {
   name?: string;
   /** The model's name, or its card. Default: the file's name without `.gguf`. */
   model?: string | ModelCard;
-  /** Tokens of one call, prompt and answer. Default: as many as the model knows and the memory holds. */
+  /** Tokens of one call, prompt and answer. Default: as many as the model knows and the memory holds, at most 8,192. */
   contextSize?: number;
   /** Calls that the model answers at a time; the memory for their contexts is taken at the start. Default 4. */
   parallel?: number;

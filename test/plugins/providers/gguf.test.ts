@@ -233,6 +233,20 @@ describe.skipIf(absent)("its limits", () => {
     expect((await third).completion_tokens).toBe(60);
   });
 
+  it("a client that leaves stops the model, and its place is free", async () => {
+    await using node = await start({ parallel: 2, queue: 0 });
+    const leave = new AbortController();
+    const { outcome } = await collect(node, completion({ stream: true, max_tokens: 300 }), {
+      signal: leave.signal,
+      write: (frame) => (frame.messageType === "StreamChunk" ? leave.abort() : undefined),
+    });
+    expect(outcome.status).toBe("cancelled");
+    // Two that run make a token each at a time: had the first gone on, it would still be at it.
+    await ask(node, completion());
+    const both = await Promise.all([ask(node, completion()), ask(node, completion())]);
+    expect(both.map(({ completion_tokens }) => completion_tokens)).toEqual([60, 60]);
+  });
+
   it("makes no token while its reader is behind", async () => {
     await using node = await start({ parallel: 2 });
     const behind = Promise.withResolvers<void>();
