@@ -18,6 +18,8 @@ export interface Peers {
   of(peer: string): Session[];
   /** Is there a link to it? Sessions may outlive their links for a while. */
   isHere(peer: string): boolean;
+  /** The transports of its links. */
+  vias(peer: string): string[];
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
   readonly ids: Iterable<string>;
@@ -47,6 +49,7 @@ export function createPeers(runtime: Runtime): Peers {
   return {
     of,
     isHere,
+    vias: (peer) => of(peer).flatMap(({ links }) => [...links].map(({ via }) => via)),
     all: () => [...peers.keys()].flatMap(of),
     enter(peer, instance, make) {
       const instances = peers.get(peer) ?? new Map<string, Session>();

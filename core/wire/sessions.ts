@@ -19,6 +19,8 @@ export interface Sessions {
   /** What transports call with each message that another node broadcast. */
   heard(message: Uint8Array): void;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
+  /** The node is another one: its advert is said anew, also over transports that have just come. */
+  readonly renew: () => void;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
   /** Resolves when what was said last has arrived, at most a second later. */
@@ -228,11 +230,9 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       }
     },
     get peers() {
-      return [...peers.ids].map((id) => ({
-        id,
-        links: peers.of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
-      }));
+      return [...peers.ids].map((id) => ({ id, links: peers.vias(id) }));
     },
+    renew: directory.renew,
     async drain(ms) {
       closing = true;
       broadcast(directory.own("offline"));
