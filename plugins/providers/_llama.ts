@@ -34,7 +34,10 @@ interface LlamaModel {
   tokenize(text: string, specialTokens?: boolean): Token[];
   detokenize(tokens: readonly Token[], specialTokens?: boolean, lastTokens?: readonly Token[]): string;
   isSpecialToken(token: Token): boolean;
-  createContext(options: { contextSize: number | { max: number }; sequences: number }): Promise<{ getSequence(): Sequence }>;
+  createContext(options: {
+    contextSize: number | { max: number };
+    sequences: number;
+  }): Promise<{ getSequence(): Sequence }>;
 }
 /** A conversation's place in the context, which keeps what it has read last. */
 export interface Sequence {

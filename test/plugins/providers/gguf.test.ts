@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { createNode, type AimoNode, type NewRequest } from "../../../core/index.ts";
+import { createNode, type AimoNode, type NewRequest, type RequestFrame } from "../../../core/index.ts";
 import { gguf, type GgufOptions } from "../../../plugins/providers/gguf.ts";
 import { dataDir } from "../../kit/nodes.ts";
 import { loadModel, missing, missingLlama, MODELS, sample } from "../../kit/real-model.ts";
@@ -77,8 +77,12 @@ describe("what it is given", () => {
 });
 
 describe.skipIf(absent)("as a provider", () => {
-  // A small context, for the suite lets it say as much as it likes.
-  testProvider(() => ({ plugin: make({ contextSize: 256, parallel: 10 }), model: MODEL }));
+  // The suite would let it say as much as it likes.
+  const brief = (frame: RequestFrame): void => {
+    const body = Buffer.from(frame.body).toString();
+    frame.body = Buffer.from(body.replace('{"model":"', '{"max_tokens":40,"model":"'));
+  };
+  testProvider(() => ({ plugin: { ...make(), hooks: { "frame:request": brief } }, model: MODEL }));
 });
 
 describe.skipIf(absent)("the model", () => {
