@@ -147,8 +147,8 @@ describe("GET /v1/events", () => {
     await listener.until(is("catalog:change"));
     await other.close();
     const told = await listener.until(is("peer:leave"));
-    const seen = told.map(({ event, data: { event: _, time, ...facts } }) => {
-      expect(time).toEqual(expect.any(Number));
+    const seen = told.map(({ event, data: { event: name, time, ...facts } }) => {
+      expect([name, time]).toEqual([event, expect.any(Number)]);
       return [event, facts];
     });
     const target = `${other.id}/p/m`;
