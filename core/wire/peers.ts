@@ -18,11 +18,10 @@ export interface Peers {
   of(peer: string): Session[];
   /** Is there a link to it? Sessions may outlive their links for a while. */
   isHere(peer: string): boolean;
-  /** The transports of its links. */
-  vias(peer: string): string[];
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
-  readonly ids: Iterable<string>;
+  /** Those with links, and the transports of these. */
+  readonly linked: readonly { readonly id: string; readonly links: readonly string[] }[];
 }
 
 export function createPeers(runtime: Runtime): Peers {
@@ -49,7 +48,6 @@ export function createPeers(runtime: Runtime): Peers {
   return {
     of,
     isHere,
-    vias: (peer) => of(peer).flatMap(({ links }) => [...links].map(({ via }) => via)),
     all: () => [...peers.keys()].flatMap(of),
     enter(peer, instance, make) {
       const instances = peers.get(peer) ?? new Map<string, Session>();
@@ -74,8 +72,11 @@ export function createPeers(runtime: Runtime): Peers {
         usable.findLast((session) => session.links.size > 0)
       );
     },
-    get ids() {
-      return [...peers.keys()].filter(isHere);
+    get linked() {
+      return [...peers.keys()].filter(isHere).map((id) => ({
+        id,
+        links: of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
+      }));
     },
   };
 }
