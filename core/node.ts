@@ -43,6 +43,8 @@ export interface AimoNode extends AsyncDisposable {
   readonly identity: Identity;
   readonly calls: Iterable<Call>;
   readonly targets: Iterable<Target>;
+  /** Can the target be asked with requests of this type, by itself or through a translator? */
+  answers(target: Target, type: string): boolean;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
   /** Returns what takes it off. Throws CONFIG_INVALID for an unknown name. */
   hook<N extends HookName>(name: N, listener: NodeHooks[N]): () => void;
@@ -141,6 +143,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     get targets() {
       return catalog.targets;
     },
+    answers: catalog.answers,
     get peers() {
       return sessions.peers;
     },
