@@ -2,14 +2,16 @@ import { AimoError, fromFrame } from "../../core/error.ts";
 import type { Headers, ResponseFrame } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenCall, Sink } from "../../core/parts.ts";
-import { createClient, isEvents, type Client } from "./_client.ts";
+import { createClient, isEvents, type Client, type Manner } from "./_client.ts";
 import { keepReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
-export interface Dialect {
+export interface Dialect extends Manner {
   /** The event that ends a stream after its head was sent. */
   errorEvent(error: AimoError, requestId: string, model: string | undefined): string;
+  /** A whole answer for a client that was told that a stream comes. Default: one event, and `[DONE]`. */
+  wholeEvent?(body: string): string;
   /** An answer that clients of this dialect cannot read, as an error. */
   unreadable?(frame: ResponseFrame): AimoError | undefined;
 }
@@ -44,13 +46,17 @@ export async function answer(
   open: OpenCall = node.open,
 ): Promise<void> {
   const { res, origin, signal } = exchange;
-  const requestId = Buffer.from(node.runtime.randomBytes(16)).toString("hex");
-  const client = createClient(node, res, requestId, request.stream ? keepAlive : 0);
+  const { requestId = newId(node) } = request;
+  const client = createClient(node, res, requestId, request.stream ? keepAlive : 0, dialect);
   const kept = keepReply(node, exchange, requestId, client);
   const to = kept ?? client;
   const sink = toSink(to, dialect, requestId, request.model);
   await open({ ...request, requestId }, sink, { origin, signal: kept?.signal ?? signal });
   to.cut(); // a call that was cancelled has no end
+}
+
+export function newId({ runtime }: Pick<AimoNode, "runtime">): string {
+  return Buffer.from(runtime.randomBytes(16)).toString("hex");
 }
 
 /** What the frames of a reply mean for a client of this dialect. */
@@ -68,8 +74,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
     if (client.head === undefined) return client.whole({ status, headers, contentType }, body);
     // A keep-alive has sent the head of a stream already.
     const text = Buffer.from(body).toString();
-    if (status < 400)
-      return client.end(Buffer.from(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`));
+    if (status < 400) return client.end(Buffer.from(dialect.wholeEvent?.(text) ?? `${toData(text)}data: [DONE]\n\n`));
     fail(new AimoError("UPSTREAM_FAILED", upstreamMessage(text) ?? `The provider answered ${status}.`, { status }));
   }
 
@@ -90,12 +95,17 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
   };
 }
 
+/** The data of an event, which may have several lines. */
+export function toData(text: string): string {
+  return `data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\n`;
+}
+
 /** Without those of an answer that is not shown. */
 function ours(headers: Headers): Headers {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => name.startsWith("x-aimo-")));
 }
 
-/** `error.message` of an OpenAI error body. */
+/** `error.message` of an error body: OpenAI and Anthropic call it so. */
 function upstreamMessage(body: string): string | undefined {
   try {
     const { error } = JSON.parse(body) as { error?: { message?: unknown } };

@@ -8,7 +8,7 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { decoded, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
+import { decoded, originOf, parse, readBody, refuse, send, toJSON, type Render } from "./_exchange.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
 
@@ -43,14 +43,16 @@ export interface HttpService {
   readonly url: string | undefined;
   /**
    * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
-   * error is rendered by `render`, default `AimoError.toJSON()`.
+   * error is rendered by `render`, default `AimoError.toJSON()`, which may also set headers and the status. A mount with
+   * `when` is for those requests alone, and comes before the others.
    */
   mount(
     method: HttpMethod,
     path: string,
     scope: Scope | "public",
     handler: ExchangeHandler,
-    render?: (error: AimoError) => object,
+    render?: Render,
+    when?: (req: IncomingMessage) => boolean,
   ): () => void;
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler): () => void;
 }
@@ -64,7 +66,8 @@ declare module "aimo" {
 interface Mount {
   readonly scope: Scope | "public";
   readonly handler: ExchangeHandler;
-  readonly render: (error: AimoError) => object;
+  readonly render: Render;
+  readonly when: ((req: IncomingMessage) => boolean) | undefined;
 }
 
 const schema = z.strictObject({
@@ -99,16 +102,17 @@ export function http(options: HttpOptions = {}): Plugin {
     path: string,
     scope: Scope | "public",
     handler: ExchangeHandler,
-    render = toJSON,
+    render: Render = toJSON,
+    when?: Mount["when"],
   ): () => void {
-    const entry: Mount = { scope, handler, render };
+    const entry: Mount = { scope, handler, render, when };
     const key = `${method} ${path}`;
     const list = mounts.get(key);
     if (list) list.push(entry);
     else {
       mounts.set(key, [entry]);
       app.on(method === "ALL" ? "" : method, path, (event) => {
-        const found = mounts.get(key)?.at(-1);
+        const found = select(mounts.get(key) ?? [], nodeOf(event).req);
         return found ? exchange(node, event, found) : unknown(node, event);
       });
     }
@@ -211,6 +215,10 @@ export function http(options: HttpOptions = {}): Plugin {
   };
 }
 
+function select(list: readonly Mount[], req: IncomingMessage): Mount | undefined {
+  return list.findLast(({ when }) => when?.(req)) ?? list.findLast(({ when }) => when === undefined);
+}
+
 async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<never> {
   const { req, res } = nodeOf(event);
   const controller = new AbortController();
@@ -242,7 +250,7 @@ async function fail(
   req: IncomingMessage,
   res: ServerResponse,
   cause: unknown,
-  render: (error: AimoError) => object,
+  render: Render,
 ): Promise<void> {
   const error = AimoError.from(cause);
   const { code, data } = error;

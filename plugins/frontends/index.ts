@@ -1,5 +1,6 @@
 export { admin } from "./admin.ts";
 export { aimoApi, type AimoApiOptions } from "./aimo-api.ts";
+export { anthropicApi, type AnthropicApiOptions } from "./anthropic-api.ts";
 export {
   http,
   type Exchange,
