@@ -1,9 +1,11 @@
+import type { IncomingMessage } from "node:http";
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { about } from "./_anthropic-about.ts";
 import { anthropicDialect } from "./_anthropic-dialect.ts";
 import { answer, forwarded, newId, type Dialect } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
@@ -19,6 +21,12 @@ export interface AnthropicApiOptions {
 const schema = z.strictObject({ keepAlive: z.number().int().nonnegative().default(10_000) });
 const PREFIXES = ["/v1", "/api/v1"];
 const TYPE = "anthropic.messages";
+const COUNT = "messages/count_tokens";
+
+/** The lists of models have the path of OpenAI's. */
+function isOurs({ headers }: IncomingMessage): boolean {
+  return headers["anthropic-version"] !== undefined;
+}
 
 /** What must be right for routing; everything else is the provider's to judge. */
 const shape = z.looseObject({
@@ -43,18 +51,20 @@ export function anthropicApi(options: AnthropicApiOptions = {}): Plugin {
       const dialect = anthropicDialect(node);
       const { render } = dialect;
       const since = new Date(node.runtime.now()).toISOString();
-      const isOurs: Parameters<typeof mount>[5] = ({ headers }) => headers["anthropic-version"] !== undefined;
+      const forAsk = { ...about.messages, body: { "application/json": shape }, render };
+      const forCount = { ...about.count, body: { "application/json": shape }, render };
+      const forList = { ...about.models, render, when: isOurs };
+      const forOne = { ...about.model, render, when: isOurs };
       for (const prefix of PREFIXES) {
-        const post = (path: string, type: string): void => {
-          const handle = (exchange: Exchange): Promise<void> =>
+        const asking =
+          (path: string, type: string) =>
+          (exchange: Exchange): Promise<void> =>
             ask(node, exchange, path, type, dialect, settings.keepAlive);
-          mount("POST", `${prefix}/${path}`, "call", handle, render);
-        };
-        post("messages", TYPE);
-        post("messages/count_tokens", "anthropic.count_tokens");
-        mount("GET", `${prefix}/models`, "read", () => listModels(node, since), render, isOurs);
         const show = ({ params }: Exchange): object => showModel(node, params["id"] ?? "", since);
-        mount("GET", `${prefix}/models/**:id`, "read", show, render, isOurs);
+        mount("POST", `${prefix}/messages`, "call", asking("messages", TYPE), forAsk);
+        mount("POST", `${prefix}/${COUNT}`, "call", asking(COUNT, "anthropic.count_tokens"), forCount);
+        mount("GET", `${prefix}/models`, "read", () => listModels(node, since), forList);
+        mount("GET", `${prefix}/models/**:id`, "read", show, forOne);
       }
     },
     update({ options: next }) {
