@@ -1,7 +1,7 @@
 import { z } from "zod";
 
 /** Where prompts are cached, and how they are cut down, changes no answer: OpenAI's servers see to it by themselves. */
-const cache_control = z.unknown();
+const cache_control = z.unknown().optional();
 const text = z.strictObject({
   type: z.literal("text"),
   text: z.string(),
@@ -37,7 +37,7 @@ const toolUse = z.strictObject({
   type: z.literal("tool_use"),
   id: z.string(),
   name: z.string(),
-  input: z.unknown(),
+  input: z.unknown().optional(),
   caller: z.strictObject({ type: z.literal("direct") }).nullish(),
   cache_control,
 });
@@ -73,8 +73,8 @@ const tool = z.strictObject({
   allowed_callers: z.tuple([z.literal("direct")]).nullish(),
   defer_loading: z.literal(false).nullish(),
   // How the arguments are cut into events, and examples that the description may have as well.
-  eager_input_streaming: z.unknown(),
-  input_examples: z.unknown(),
+  eager_input_streaming: z.unknown().optional(),
+  input_examples: z.unknown().optional(),
   cache_control,
 });
 
@@ -116,10 +116,10 @@ export const messagesShape = z.strictObject({
   container: z.null().optional(),
   inference_geo: z.null().optional(),
   // Who pays what for how quick an answer, what is cached, and what of a long conversation may be left out.
-  service_tier: z.unknown(),
-  speed: z.unknown(),
+  service_tier: z.unknown().optional(),
+  speed: z.unknown().optional(),
   cache_control,
-  context_management: z.unknown(),
+  context_management: z.unknown().optional(),
 });
 
 export type MessagesRequest = z.output<typeof messagesShape>;
