@@ -35,6 +35,8 @@ export interface About {
   readonly body?: Content;
   /** By status; default: 200 with anything. Errors need not be told: every route has them. */
   readonly answers?: Readonly<Record<number, AboutAnswer>>;
+  /** Not an operation: it only refuses what is none. */
+  readonly hidden?: true;
   /** What a thrown error looks like to a client. Default `AimoError.toJSON()`. */
   readonly render?: Render;
   /** Of the requests for this path only those, and before every mount that takes all of them. */

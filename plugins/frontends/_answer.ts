@@ -8,8 +8,8 @@ import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
 export interface Dialect extends Manner {
-  /** The event that ends a stream after its head was sent. */
-  errorEvent(error: AimoError, requestId: string, model: string | undefined): string;
+  /** The event that ends a stream after its head was sent; `last` is what came before it. */
+  errorEvent(error: AimoError, requestId: string, model: string | undefined, last: Uint8Array): string;
   /** A whole answer for a client that was told that a stream comes. Default: one event, and `[DONE]`. */
   wholeEvent?(body: string): string;
   /** An answer that clients of this dialect cannot read, as an error. */
@@ -62,11 +62,12 @@ export function newId({ runtime }: Pick<AimoNode, "runtime">): string {
 /** What the frames of a reply mean for a client of this dialect. */
 function toSink(client: Client, dialect: Dialect, requestId: string, model: string | undefined): Sink {
   let partial = false; // in the middle of an event: nothing may be inserted
+  let last: Uint8Array = new Uint8Array();
 
   function fail(error: AimoError, headers?: Headers): void {
     if (client.head === undefined) return client.refuse(error, headers);
     if (!isEvents(client.head) || partial) return client.cut();
-    client.end(Buffer.from(dialect.errorEvent(error, requestId, model)), true);
+    client.end(Buffer.from(dialect.errorEvent(error, requestId, model, last)), true);
   }
 
   function whole(frame: ResponseFrame): void {
@@ -82,6 +83,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
     write(frame) {
       if (frame.messageType === "StreamChunk") {
         partial = frame.partial === true;
+        last = frame.body;
         return frame.isFinal ? void client.end(frame.body) : client.write(frame.body, partial);
       }
       if (frame.messageType === "Error") return void fail(fromFrame(frame), frame.headers);

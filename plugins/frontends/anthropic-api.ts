@@ -3,15 +3,16 @@ import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { NewRequest, Target } from "../../core/parts.ts";
+import type { NewRequest, OpenCall, Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { about } from "./_anthropic-about.ts";
 import { anthropicDialect } from "./_anthropic-dialect.ts";
 import { answer, forwarded, newId, type Dialect } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
+import { meant } from "./_named.ts";
+import { preferring } from "./_preferring.ts";
 import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
-import { split } from "./openai-api.ts";
 
 export interface AnthropicApiOptions {
   /** ms of silence after which a streaming client gets a `ping` event; 0 = never. Default 10,000. */
@@ -87,6 +88,10 @@ async function ask(
   if (resumeReply(node, exchange, keepAlive, dialect)) return;
   const { model, stream } = parse(body, shape);
   const { search } = new URL(req.url ?? "/", "http://node");
+  const { model: routed, providerId, sort } = meant(model, node);
+  const wanted = [{ model: routed, ...(sort && { sort }) }];
+  const preferred = preferring({ wanted, named: undefined, preferences: {}, parameters: [] });
+  const open: OpenCall = (request, sink, from) => node.open(request, sink, { ...from, ...preferred });
   const requestId = newId(node);
   const request: NewRequest = {
     requestId,
@@ -97,11 +102,12 @@ async function ask(
     headers: forwarded(origin.headers),
     // `?beta=true` is for the upstream.
     ...(search !== "" && { endpoint: path + search }),
-    ...split(model, node),
+    model: routed,
+    ...(providerId !== undefined && { providerId }),
   };
   // An upstream's own takes its place: Anthropic's support asks for it.
   res.setHeader("request-id", requestId);
-  await answer(node, exchange, request, dialect, keepAlive);
+  await answer(node, exchange, request, dialect, keepAlive, open);
 }
 
 function byModel(node: AimoNode): Map<string, Target> {
