@@ -90,3 +90,42 @@ export function createAnthropicUpstream(
 ): Promise<Upstream> {
   return createUpstream({ answer: message(["Hello", " world"]), models: [MODEL], ...init });
 }
+
+/** What Claude Code sends: a long prompt that is cached, tools, and turns full of them. */
+export const claudeCode = (model: string) => ({
+  model,
+  max_tokens: 32_000,
+  stream: true,
+  system: [
+    { type: "text", text: "You are a coding agent." },
+    { type: "text", text: "x".repeat(100_000), cache_control: { type: "ephemeral", ttl: "1h" } },
+  ],
+  tools: Array.from({ length: 20 }, (_, n) => ({
+    name: `tool_${n}`,
+    description: "y".repeat(3_000),
+    input_schema: { type: "object", properties: { path: { type: "string" } }, required: ["path"] },
+  })),
+  thinking: { type: "enabled", budget_tokens: 31_999 },
+  context_management: { edits: [{ type: "clear_thinking_20251015", keep: "all" }] },
+  metadata: { user_id: "user_1_account__session_2" },
+  messages: [
+    { role: "user", content: [{ type: "text", text: "Fix it.", cache_control: { type: "ephemeral" } }] },
+    ...Array.from({ length: 30 }, (_, n) => [
+      {
+        role: "assistant",
+        content: [
+          { type: "thinking", thinking: "Hm.", signature: `sig_${n}` },
+          { type: "tool_use", id: `toolu_${n}a`, name: "tool_0", input: { path: "a" } },
+          { type: "tool_use", id: `toolu_${n}b`, name: "tool_1", input: { path: "b" } },
+        ],
+      },
+      {
+        role: "user",
+        content: [
+          { type: "tool_result", tool_use_id: `toolu_${n}a`, content: "z".repeat(2_000) },
+          { type: "tool_result", tool_use_id: `toolu_${n}b`, content: [{ type: "text", text: "no" }], is_error: true },
+        ],
+      },
+    ]).flat(),
+  ],
+});

@@ -5,6 +5,7 @@ import { anthropicApi, http } from "../../../plugins/frontends/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
 import { anthropic } from "../../../plugins/providers/index.ts";
 import {
+  claudeCode,
   createAnthropicUpstream,
   delta,
   event,
@@ -63,44 +64,6 @@ async function start(
 const ASKED = { model: MODEL, max_tokens: 100, messages: [{ role: "user" as const, content: "Hello" }] };
 const stream = { ...ASKED, stream: true };
 
-/** What Claude Code sends: a long prompt that is cached, tools, and turns full of them. */
-const CODE = {
-  model: MODEL,
-  max_tokens: 32_000,
-  stream: true,
-  system: [
-    { type: "text", text: "You are a coding agent." },
-    { type: "text", text: "x".repeat(100_000), cache_control: { type: "ephemeral", ttl: "1h" } },
-  ],
-  tools: Array.from({ length: 20 }, (_, n) => ({
-    name: `tool_${n}`,
-    description: "y".repeat(3_000),
-    input_schema: { type: "object", properties: { path: { type: "string" } }, required: ["path"] },
-  })),
-  thinking: { type: "enabled", budget_tokens: 31_999 },
-  metadata: { user_id: "user_1_account__session_2" },
-  messages: [
-    { role: "user", content: [{ type: "text", text: "Fix it.", cache_control: { type: "ephemeral" } }] },
-    ...Array.from({ length: 30 }, (_, n) => [
-      {
-        role: "assistant",
-        content: [
-          { type: "thinking", thinking: "Hm.", signature: `sig_${n}` },
-          { type: "tool_use", id: `toolu_${n}a`, name: "tool_0", input: { path: "a" } },
-          { type: "tool_use", id: `toolu_${n}b`, name: "tool_1", input: { path: "b" } },
-        ],
-      },
-      {
-        role: "user",
-        content: [
-          { type: "tool_result", tool_use_id: `toolu_${n}a`, content: "z".repeat(2_000) },
-          { type: "tool_result", tool_use_id: `toolu_${n}b`, content: [{ type: "text", text: "no" }], is_error: true },
-        ],
-      },
-    ]).flat(),
-  ],
-};
-
 const ALL = [
   messageStart({ input_tokens: 3, cache_read_input_tokens: 90, output_tokens: 1 }),
   ...thinking(0, "sig", "Let me", " look."),
@@ -114,7 +77,7 @@ const ALL = [
 describe("a request", () => {
   it("as Claude Code makes it arrives byte for byte, with its betas and its query", async () => {
     const { url, upstream } = await start(raw(ALL));
-    const body = JSON.stringify(CODE);
+    const body = JSON.stringify(claudeCode(MODEL));
     const headers = {
       "anthropic-version": "2023-06-01",
       "anthropic-beta": "claude-code-20250219",

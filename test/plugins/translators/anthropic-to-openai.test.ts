@@ -6,6 +6,8 @@ import { openai } from "../../../plugins/providers/index.ts";
 import { anthropicToOpenai } from "../../../plugins/translators/index.ts";
 import { createMessageEvents } from "../../../plugins/translators/_messages-answer.ts";
 import { createReader } from "../../../plugins/translators/_events.ts";
+import { claudeCode } from "../../kit/anthropic-upstream.ts";
+import { post } from "../../kit/client.ts";
 import { throughNodes } from "../../kit/through.ts";
 import {
   createUpstream,
@@ -183,6 +185,36 @@ describe("a request", () => {
       stream_options: { include_usage: true },
       reasoning_effort: "xhigh",
       response_format: { type: "json_schema", json_schema: { schema, strict: true } },
+    });
+  });
+
+  it("as Claude Code makes it is understood, whole", async () => {
+    const { url, upstream } = await start();
+    const { status } = await post(url, claudeCode("m"), { path: "/v1/messages?beta=true" }).got();
+    expect(status).toBe(200);
+    const { url: path } = await upstream.request(0);
+    expect(path).toBe("/v1/chat/completions");
+    const { messages, tools, reasoning_effort } = (await asked(upstream)) as {
+      messages: { role: string; content: unknown }[];
+      tools: object[];
+      reasoning_effort: string;
+    };
+    expect([tools.length, reasoning_effort]).toEqual([20, "high"]);
+    const turn = ["assistant", "tool", "tool"];
+    expect(messages.map(({ role }) => role)).toEqual([
+      "system",
+      "user",
+      ...Array.from({ length: 30 }, () => turn).flat(),
+    ]);
+    expect(messages.at(-1)?.content).toBe("no");
+  });
+
+  it("to count tokens is for those who can count: 404, as for a model that is not there", async () => {
+    const { client } = await start();
+    const { model, messages } = asking();
+    await expect(client.messages.countTokens({ model, messages })).rejects.toMatchObject({
+      status: 404,
+      type: "not_found_error",
     });
   });
 
