@@ -3,7 +3,7 @@ import { defineConfig } from "aimo";
 import { aimoApi, http, openaiApi } from "aimo/frontends";
 import { apiKeys } from "aimo/guards";
 import { logger } from "aimo/observers";
-import { score } from "aimo/routers";
+import { breaker, score } from "aimo/routers";
 import { libp2p, pubsub, stream } from "aimo/transports";
 
 export default defineConfig({
@@ -20,7 +20,8 @@ export default defineConfig({
     stream(),
     // The way round, when there is no direct stream: sealed messages over gossip.
     pubsub(),
-    // Which provider answers, when several have the model.
+    // Which provider answers, when several have the model: none that fails, and of the others the better ones more often.
+    breaker(),
     score(),
   ],
 });

@@ -155,8 +155,8 @@ export function createCatalog(
     },
     serve(next, bridges = []) {
       translators = bridges;
+      stale ||= next.length !== providers.length || next.some((provider, i) => provider !== providers[i]);
       providers = next;
-      stale = true;
     },
     offer: (peer, list, load, handle) =>
       put(

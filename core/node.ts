@@ -193,7 +193,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     const { generation: staged, fresh, gone, changes } = await stage(generation, wanted, list, plugins);
     if (closed) await plugins.close(fresh);
     if (closed) throw new AimoError("CONFIG_INVALID", "The node was closed.");
-    plugins.retire(gone, pipeline.settled(wanted.drain), wanted.drain);
+    if (gone.length > 0) plugins.retire(gone, pipeline.settled(wanted.drain), wanted.drain);
     Object.assign(settings, wanted);
     serve({ ...generation, running: staged.running });
     catalog.local(); // tells what came and went

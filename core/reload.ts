@@ -54,7 +54,7 @@ export async function stage(
     await plugins.close([...brought]);
     for (const { running, was } of updated.toReversed()) {
       running.spec = was;
-      await attempt(running.plugin, "update", () => running.plugin.update?.(was));
+      await attempt(running.plugin, "update", () => running.plugin.update?.(was)).catch(plugins.failed);
     }
     throw error;
   }

@@ -29,7 +29,7 @@ export interface Running {
   /** Takes off what it added to others. */
   readonly undo: Set<() => void>;
   readonly door: Door | undefined;
-  /** Its setup has begun. */
+  /** Between the beginning of `setup` and that of `close`. */
   ready: boolean;
   /** The node as this plugin sees it. */
   readonly face: AimoNode;
@@ -60,6 +60,8 @@ export interface Plugins {
   /** Frontends stop accepting. */
   shut(list: readonly Running[]): Promise<void>;
   close(list: readonly Running[]): Promise<void>;
+  /** Tells what nobody waits for. */
+  failed(error: unknown): void;
 }
 
 /** The newest service of this name; `asker` gets its own view of it, if there is such. */
@@ -118,22 +120,31 @@ export function createPlugins(node: AimoNode, runtime: Runtime, hooks: Hooks, se
     }
   }
 
-  /** What was retired and stands in the way of these: it cannot run twice, or it has links of the same kind. */
+  /** What was retired and stands in the way of these: links of the same kind, and an object that cannot run twice. */
   async function makeRoom(list: readonly Running[]): Promise<void> {
     for (const { gone, hurry, left, closed } of retiring) {
-      if (list.some(({ plugin }) => gone.some((other) => other.plugin === plugin))) await closed;
-      const again = gone.some(
-        ({ plugin: { name, transport } }) => transport && list.some((r) => r.plugin.name === name),
+      const again = gone.filter(
+        ({ plugin: { name, transport } }) => transport && list.some((r) => r.spec.name === name),
       );
-      if (!again) continue;
-      hurry();
-      await left;
+      if (again.length > 0) {
+        hurry();
+        await left;
+        // Their calls go on over the new ones, and so cannot be waited for.
+        for (const running of again) await end(running);
+      }
+      if (gone.some(({ plugin, ready }) => ready && list.some((other) => other.plugin === plugin))) await closed;
     }
   }
 
   async function leave(running: Running, ms: number, hurry: Promise<void>): Promise<void> {
     await running.door?.leave(ms, hurry);
     await closing(running, () => running.plugin.transport?.close());
+  }
+
+  async function end(running: Running): Promise<void> {
+    if (!running.ready) return;
+    running.ready = false;
+    await closing(running, () => running.plugin.close?.());
   }
 
   function takeOff({ undo }: Running): void {
@@ -173,11 +184,11 @@ export function createPlugins(node: AimoNode, runtime: Runtime, hooks: Hooks, se
       const left = Promise.all([plugins.shut(gone), ...gone.map((running) => leave(running, ms, promise))]);
       const closed = Promise.all([left, settled]).then(async () => {
         for (const { tell } of listeners) tell("node:close");
-        for (const running of gone.toReversed()) await closing(running, () => running.plugin.close?.());
+        for (const running of gone.toReversed()) await end(running);
         retiring.delete(retired);
       });
       const retired: Retired = { gone, hurry, left, closed };
-      if (gone.length > 0) retiring.add(retired);
+      retiring.add(retired);
     },
     async retired() {
       for (const { hurry } of retiring) hurry();
@@ -190,9 +201,10 @@ export function createPlugins(node: AimoNode, runtime: Runtime, hooks: Hooks, se
     async close(list) {
       const open = list.filter(({ ready }) => ready).toReversed();
       for (const running of open) await leave(running, 0, Promise.resolve());
-      for (const running of open) await closing(running, () => running.plugin.close?.());
+      for (const running of open) await end(running);
       open.forEach(takeOff);
     },
+    failed: (error) => hooks.tell("node:error", AimoError.from(error)),
   };
   return plugins;
 }

@@ -79,6 +79,15 @@ test("each plugin's factory gives the name that its file has", async () => {
   expect(wrong).toEqual([]);
 });
 
+test("each plugin says its options, so that a reload can tell whether it has to be made anew", async () => {
+  const silent: string[] = [];
+  for (const kind of KINDS)
+    for (const factory of Object.values((await import(`../plugins/${kind}/index.ts`)) as Record<string, unknown>))
+      if (typeof factory === "function" && optionsOf(factory as (options?: unknown) => Plugin) === undefined)
+        silent.push(factory.name);
+  expect(silent).toEqual([]);
+});
+
 test("package.json exports one path per barrel, each with its types", () => {
   const { exports, files: packed } = JSON.parse(read("package.json")) as {
     exports: Record<string, string | { types: string; default: string }>;
@@ -100,6 +109,15 @@ function nameOf(file: string): string {
   const [, kind = "", name = ""] = file.split("/");
   const plugin = name.replace(/\.ts$/, "");
   return plugin === "libp2p" ? "host-libp2p" : `${kind.replace(/s$/, "")}-${plugin}`;
+}
+
+/** Null for those that cannot do without options. */
+function optionsOf(factory: (options?: unknown) => Plugin): unknown {
+  try {
+    return factory().options;
+  } catch {
+    return null;
+  }
 }
 
 /** What a factory calls its plugin; those that cannot do without options are asked by their own tests. */

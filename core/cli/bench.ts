@@ -66,6 +66,7 @@ export async function bench(url: string | undefined, options: BenchOptions): Pro
     const running = new Set<Promise<void>>();
     for (; begun.count < calls && !over(); begun.count++) {
       const due = start + (begun.count * 1_000) / perSecond;
+      if (due - start >= duration * 1_000) break; // timers may be early
       await pause(due - performance.now(), stopped.signal);
       while (running.size >= concurrency) await Promise.race(running);
       if (over()) break;

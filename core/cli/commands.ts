@@ -94,7 +94,9 @@ export function registerCommands(program: Command): void {
     .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
     .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 
-  about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails."))
+  node(
+    about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails.")),
+  )
     .option("--url <url>", "check the HTTP API of a node instead; its key in AIMO_API_KEY")
     .option("--join <multiaddr>", "addresses of nodes to dial, beside those of the config", collect)
     .option("--models <names>", "models to ask for a token (default: the first three of each node)", collect)

@@ -13,6 +13,8 @@ import { printJson } from "./table.ts";
 export interface DoctorOptions extends ConfigOptions {
   /** HTTP API of a node, instead of a config. */
   readonly url?: string;
+  /** A node that runs here, instead of a config. */
+  readonly node?: string;
   /** Multiaddrs to check beside those of the config. */
   readonly join?: readonly string[];
   readonly models?: readonly string[];
@@ -20,7 +22,7 @@ export interface DoctorOptions extends ConfigOptions {
 }
 
 /** Looks at everything that a node needs, and names the layer that fails. Throws when one does. */
-export async function doctor({ url, join = [], models, tokens, ...about }: DoctorOptions): Promise<void> {
+export async function doctor({ url, node, join = [], models, tokens, ...about }: DoctorOptions): Promise<void> {
   for (const address of join) checkAddress(address);
   const checkup = createCheckup((finding) => void (about.json || process.stdout.write(toLine(finding))));
   const asked = { models, tokens };
@@ -28,15 +30,16 @@ export async function doctor({ url, join = [], models, tokens, ...about }: Docto
   if (url !== undefined) await checkApi(checkup, url, asked);
   if (url === undefined || about.config !== undefined) {
     let subject: Subject = { listen: [], join: [], providers: [] };
-    if (about.config !== undefined || findConfig() !== undefined)
-      await checkup.check("config", about.config ?? (findConfig() as string), async () => {
+    const file = about.config ?? (node === undefined ? findConfig() : undefined);
+    if (file !== undefined)
+      await checkup.check("config", file, async () => {
         try {
           subject = (await ofConfig(about)).subject;
         } catch (error) {
           throw new Error(explain(error), { cause: error });
         }
       });
-    else subject = (await ofRunning()) ?? subject;
+    else subject = (await ofRunning(node)) ?? subject;
     if (join.length === 0 && checkup.findings.length === 1 && subject.own === undefined)
       throw new AimoError(
         "CONFIG_INVALID",

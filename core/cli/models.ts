@@ -78,7 +78,7 @@ function toRow({ model, provider, peer, local, via, load, card, stats, routing }
     number(stats?.failures),
     number(stats?.firstChunk),
     number(stats?.chunksPerSecond),
-    leftOutBy === undefined ? Object.values(figures).map(pairs).join("; ") : `left out by ${leftOutBy}`,
+    [...(leftOutBy === undefined ? [] : [`left out by ${leftOutBy}`]), ...Object.values(figures).map(pairs)].join("; "),
   ];
 }
 

@@ -61,7 +61,7 @@ export function showPeers(node: AimoNode, since: Since): object {
   };
 }
 
-/** `routing`: the figures of the routers that kept it, in order, and the one that leaves it out of a call now. */
+/** `routing`: the figures of the routers that were asked, in order, and the one that leaves it out of a call now. */
 export function showModels(node: AimoNode): object {
   const targets = [...node.targets];
   const links = new Map([...node.peers].map(({ id, links }) => [id, links]));

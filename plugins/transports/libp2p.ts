@@ -68,7 +68,8 @@ type Settings = z.output<typeof schema>;
  * The libp2p host that `stream()` and other transports share. Its key is the node's. A reload takes `join` and
  * `maxConnections` in place: an address that is gone is not dialled any more, and a connection that is there stays. For
  * `listen`, `announce` and `encrypt` the host has to be made anew, and the old one stops before, since both may want the
- * same port: links break, and their calls go on over the next ones, or over those of another transport.
+ * same port: links break, and their calls go on over the next ones, or over those of another transport. A new
+ * `timeouts.connect` counts for the next dial, and for incoming connections from the next host on.
  */
 export function libp2p(options: Libp2pOptions = {}): Plugin {
   const given = checkOptions("host-libp2p", schema, options);

@@ -702,6 +702,22 @@ describe("a transport", () => {
     expect([...gateway.peers].map(({ links }) => links)).toEqual([["memory"]]);
   });
 
+  it("may be the very same object when it comes back", async () => {
+    const one = network();
+    const slow = held();
+    const same = over(one);
+    const { gateway } = await pair(slow.handle, one);
+    await reload(gateway, { plugins: [], drain: 60_000 });
+    await reload(gateway, { plugins: [same], drain: 60_000 });
+    await expect.poll(() => [...gateway.targets].length).toBe(1);
+    const running = collect(gateway, chat("m", { stream: true }));
+    await slow.begun;
+    await reload(gateway, { plugins: [], drain: 60_000 });
+    await reload(gateway, { plugins: [same], drain: 60_000 });
+    slow.go();
+    expect((await running).text).toBe("first,last");
+  });
+
   it("of a provider's node goes and comes under a gateway's calls", async () => {
     const [one, two] = [network(), network()];
     const slow = held();

@@ -62,7 +62,7 @@ describe("a command that asks a running node", () => {
     expect((await ask("route", "--model", "small")).stdout).toBe(`${peerId}/openai/small\n`);
     const explained = (await ask("route", "--model", "small", "--explain")).stdout;
     expect(explained).toMatch(/^small, openai\.chat, 0 bytes: 1 of the catalog's targets can answer it\n/);
-    expect(explained).toContain("router-round-robin leaves them as they are");
+    expect(explained).toMatch(/^router-\S+ leaves them as they are\n {2}1 {2}…\w{6}\/openai\/small/m);
     failed(await ask("route", "--model", "smal"), /no model "smal" here\. Did you mean "small"\?/);
     failed(await ask("route", "--model", "small", "--provider", "12D3"), /There is no provider "12D3" here\./);
     failed(
@@ -85,6 +85,38 @@ describe("a command that asks a running node", () => {
       await over("sk-wrong-key", "models"),
       /The API key is not one that this node knows\. Put the key into AIMO_API_KEY\./,
     );
+  });
+
+  it("shows which router leaves a target out, and by which figures", async () => {
+    const router = `const picky = {
+      name: "router-picky",
+      router: {
+        select: (targets) => targets.filter(({ provider }) => provider === "b"),
+        explain: ({ provider }) => ({ grade: provider }),
+      },
+    };
+    const own = (name) => ({
+      name: "provider-own:" + name,
+      provider: { name, models: [{ id: "m", types: ["openai.chat"] }], handle: (_, reply) => void reply.send("{}") },
+    });`;
+    const { options } = place({
+      "aimo.config.ts": `${router}\nexport default { plugins: [own("a"), own("b"), picky] };`,
+    });
+    const { ready } = await startAimo(["start"], options);
+    const { stdout } = await runAimo(["route", "--model", "m", "--explain"], options);
+    const id = (name: string): string => `…${ready.peerId.slice(-6)}/${name}/m`;
+    expect(stdout.split("\n")).toEqual([
+      "m, openai.chat, 0 bytes: 2 of the catalog's targets can answer it",
+      `     ${id("a")}`,
+      `     ${id("b")}`,
+      "router-picky leaves out 1",
+      `  1  ${id("b")}  grade b`,
+      `  -  ${id("a")}  grade a`,
+      `Tried in this order: ${id("b")}`,
+      "",
+    ]);
+    expect((await runAimo(["models"], options)).stdout).toMatch(/^m +a .* left out by router-picky; grade a$/m);
+    failed(await runAimo(["route", "--model", "m", "--provider", "a"], options), /No provider is left .* router-picky/);
   });
 
   it("says what to do when no node runs, none of that name, or several", async () => {
@@ -198,6 +230,15 @@ describe("`aimo check`", () => {
       advice: expect.arrayContaining([expect.stringContaining("host-libp2p")]),
     });
     expect(existsSync(join(options.cwd, "home"))).toBe(false);
+  });
+
+  it("has colours where they are asked for, and nowhere else", async () => {
+    const { options } = place({ "aimo.config.ts": gatewayConfig() });
+    const shown = async (colours: Record<string, string | undefined>): Promise<string> =>
+      (await runAimo(["check"], { ...options, env: { ...options.env, ...colours } })).stdout;
+    expect(await shown({ NO_COLOR: undefined, FORCE_COLOR: "1" })).toContain("\u001B[1mPLUGIN");
+    for (const colours of [{ NO_COLOR: undefined }, { NO_COLOR: "1" }])
+      expect(await shown(colours)).not.toContain("\u001B");
   });
 
   it("refuses what `aimo start` refuses", async () => {

@@ -213,6 +213,7 @@ describe("`aimo doctor` of a config", () => {
     const [, port = ""] = /\/tcp\/(\d+)/.exec(address) ?? [];
     const fixed = config("http://127.0.0.1:9/v1", []).replace("join: []", `listen: ["${on(Number(port))}"]`);
     writeFileSync(join(cwd, "aimo.config.ts"), fixed);
+    expect((await examine(["--node", join(cwd, "data")], { cwd, env })).ok).toBe(true);
     const again = await examine(["--no-tokens"], { cwd, env });
     expect(again.findings.find(({ layer }) => layer === "port")?.said).toBe("In use by the node that runs already.");
   });

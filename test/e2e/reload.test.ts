@@ -19,6 +19,8 @@ const CLIENTS = 16;
 const EVENTS = Array.from({ length: 60 }, (_, i) => `data: {"choices":[{"index":0,"delta":{"content":"${i} "}}]}\n\n`);
 const WHOLE = [...EVENTS, "data: [DONE]\n\n"].join("");
 const GAP = 5;
+/** What is compiled, and what clients may still come back for, is there by then. */
+const WARM = 100;
 const MIB = 1_048_576;
 
 /** Clients that stream without a break until `stop`, each at what `api` says when it begins. */
@@ -100,7 +102,7 @@ it("a thousand reloads of either node under load harm no stream and leave nothin
     await (n % 10 === 0 ? far.reload(farAt(n)) : gateway.reload(gatewayAt(n)));
     // Many streams begin and end in the meantime.
     await pause(GAP);
-    if (n % 5 !== 0) continue;
+    if (n <= WARM || n % 5 !== 0) continue;
     globalThis.gc?.();
     samples.push(process.memoryUsage().heapUsed);
   }
@@ -108,7 +110,7 @@ it("a thousand reloads of either node under load harm no stream and leave nothin
   expect(harmed).toEqual([]);
   expect(streams).toBeGreaterThan(CLIENTS);
   expect(down).toEqual([]);
-  expect(growth(samples)).toBeLessThan(3 * MIB);
+  expect(growth(samples)).toBeLessThan(2 * MIB);
 });
 
 /** At SIGUSR2 it tells what it holds. */
@@ -144,7 +146,7 @@ export default defineConfig({
     { name: "observer-own", options: { n: ${n} }, hooks: { "call:end": () => undefined } },
     http({ port: 0 }), openaiApi({ keepAlive: ${10_000 + n} }), ${n % 3 === 0 ? "" : "aimoApi(),"}
     libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"], maxConnections: ${100 + n} }), stream(),
-    ${n % 50 < 40 ? "pubsub()," : ""} ${n % 2 === 0 ? "roundRobin()," : ""}
+    ${n === 19 ? "" : "pubsub(),"} ${n % 2 === 0 ? "roundRobin()," : ""}
   ],
   timeouts: { gap: ${60_000 + n} },
   dataDir: "data",
@@ -188,7 +190,7 @@ export default defineConfig({
     expect(harmed).toEqual([]);
     expect(streams).toBeGreaterThan(CLIENTS);
     expect(gateway.process.seen.filter(({ event, via }) => event === "link:down" && via === "stream")).toEqual([]);
-    expect(growth(samples)).toBeLessThan(8 * MIB);
+    expect(growth(samples)).toBeLessThan(4 * MIB);
     expect(await gateway.process.stop()).toMatchObject({ code: 0 });
     expect(await provider.process.stop()).toMatchObject({ code: 0 });
   },

@@ -5,7 +5,6 @@ import type { ListedPlugin } from "../../listing.ts";
 import { loadPlugins, type Plugin } from "../../plugin.ts";
 import { findSocket, running } from "../ask.ts";
 import { effective, type ConfigOptions } from "../effective.ts";
-import { findConfig } from "../load.ts";
 import { isAlive, socketIn } from "../../../plugins/frontends/_admin-socket.ts";
 
 /** A node that runs here. */
@@ -41,10 +40,9 @@ export async function ofConfig(options: ConfigOptions): Promise<{ subject: Subje
   };
 }
 
-/** Of the node that runs here without a config file; undefined when there is none. */
-export async function ofRunning(): Promise<Subject | undefined> {
-  if (findConfig() !== undefined) return undefined;
-  const socket = await findSocket();
+/** Of the node that runs here, whatever it was started with; undefined when there is none. */
+export async function ofRunning(named?: string): Promise<Subject | undefined> {
+  const socket = await findSocket(named);
   if (socket === undefined) return undefined;
   const node = running(socket);
   const [own, { data }] = await Promise.all([node.ask<Own>("/node"), node.ask<{ data: ListedPlugin[] }>("/plugins")]);
