@@ -61,25 +61,3 @@ export function networkOf(address: string): string {
   const groups = [...front, ...gap, ...back].slice(0, 4);
   return groups.map((group) => Number.parseInt(group, 16).toString(16)).join(":");
 }
-
-/** How many there are of each. */
-export interface Counts {
-  /** One more, and what takes it back, once; undefined when there are `most` already. */
-  add(key: string, most: number): (() => void) | undefined;
-}
-
-export function createCounts(): Counts {
-  const counts = new Map<string, number>();
-  return {
-    add(key, most) {
-      const before = counts.get(key) ?? 0;
-      if (before >= most) return undefined;
-      counts.set(key, before + 1);
-      return () => {
-        const left = (counts.get(key) ?? 0) - 1;
-        if (left > 0) counts.set(key, left);
-        else counts.delete(key);
-      };
-    },
-  };
-}

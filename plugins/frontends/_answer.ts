@@ -69,7 +69,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
     // A keep-alive has sent the head of a stream already.
     const text = Buffer.from(body).toString();
     if (status < 400)
-      return client.end(Buffer.from(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`));
+      return client.end(Buffer.from(`data: ${text.replaceAll(/\r\n?|\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`));
     fail(new AimoError("UPSTREAM_FAILED", upstreamMessage(text) ?? `The provider answered ${status}.`, { status }));
   }
 

@@ -34,7 +34,10 @@ export function createCors(allowed: "*" | readonly string[]): Cors {
       if (origin !== undefined && allows(origin)) greet(res, origin);
       if (method !== "OPTIONS" || origin === undefined || asked === undefined) return false;
       if (!allows(origin))
-        throw new AimoError("FORBIDDEN", "Pages of this origin may not call the node: name it in http({ cors: [...] }).");
+        throw new AimoError(
+          "FORBIDDEN",
+          "Pages of this origin may not call the node: name it in http({ cors: [...] }).",
+        );
       res.setHeader("access-control-allow-methods", METHODS);
       if (named !== undefined) res.setHeader("access-control-allow-headers", named);
       if (headers["access-control-request-private-network"] === "true")

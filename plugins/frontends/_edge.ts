@@ -52,7 +52,10 @@ export function checkHost({ headers: { host } }: IncomingMessage, hosts: readonl
   if (host === undefined || hosts.includes("*")) return;
   const name = HOST.exec(host)?.[1]?.toLowerCase().replace(/\.$/, "") ?? "";
   if (LOOPBACK.test(name) || hosts.some((other) => other.toLowerCase() === name)) return;
-  throw new AimoError("FORBIDDEN", `The node is not asked by the name ${name}: if it is one of its own, add it to http({ hosts: [...] }).`);
+  throw new AimoError(
+    "FORBIDDEN",
+    `The node is not asked by the name ${name}: if it is one of its own, add it to http({ hosts: [...] }).`,
+  );
 }
 
 /**

@@ -44,7 +44,7 @@ export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void
   socket.on("error", () => socket.destroy());
   if (!socket.writable) return void socket.destroy();
   const stop = runtime.setTimeout(LINGER, () => socket.destroy());
-  socket.once("close", stop).once("end", () => socket.destroySoon());
+  socket.once("close", stop);
   socket.on("data", () => undefined); // what still comes is not read by anybody else
   socket.resume();
   socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);

@@ -15,7 +15,11 @@ const OPENS = 1;
 const CLOSES = 2;
 const TEXT = 3;
 const KINDS = new Uint8Array(256);
-for (const [characters, kind] of [["[{", OPENS], ["]}", CLOSES], ['"', TEXT]] as const)
+for (const [characters, kind] of [
+  ["[{", OPENS],
+  ["]}", CLOSES],
+  ['"', TEXT],
+] as const)
   for (const byte of Buffer.from(characters)) KINDS[byte] = kind;
 
 /** The messages of a chat: anything, but not without end. zod's own array would look at each of them first. */

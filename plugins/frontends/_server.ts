@@ -25,7 +25,6 @@ export interface ServerInit {
 /** A listening server. */
 export interface OpenServer {
   readonly url: string;
-  readonly address: Address;
   /** For a client to send a whole request, from now on. ms */
   within(ms: number): void;
   /** No new connections. */
@@ -122,7 +121,6 @@ export async function openServer({ port, host }: Address, init: ServerInit): Pro
   }
 
   return {
-    address: { port: bound, host },
     within(ms) {
       server.requestTimeout = ms;
       server.headersTimeout = Math.min(HEADERS, ms);
@@ -149,7 +147,9 @@ function toError(code: string | undefined): AimoError {
     case "HPE_CHUNK_EXTENSIONS_OVERFLOW":
       return refusal("The chunk extensions are too long.", 413);
     case "ERR_HTTP_REQUEST_TIMEOUT":
-      return new AimoError("REQUEST_TIMEOUT", "The request did not arrive in time (timeouts.request).", { status: 408 });
+      return new AimoError("REQUEST_TIMEOUT", "The request did not arrive in time (timeouts.request).", {
+        status: 408,
+      });
     default:
       return refusal("This is no HTTP/1.1 request.", 400);
   }
