@@ -28,6 +28,8 @@ export function checkRequest(req: IncomingMessage): void {
   const { host } = headers;
   if (host === undefined ? httpVersion === "1.1" : !HOST.test(host) || count(req.rawHeaders, "host") > 1)
     throw bad("A request must have one host header, with a name and perhaps a port.");
+  if (headers.expect !== undefined && headers.expect.toLowerCase() !== "100-continue")
+    throw bad("Nothing but 100-continue can be expected here.", 417);
   if (method === "TRACE") throw bad("TRACE is not done here.", 405);
   req.url = targetOf(req.url ?? "", host);
 }

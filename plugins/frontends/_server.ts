@@ -70,15 +70,16 @@ export async function openServer({ port, host }: Address, init: ServerInit): Pro
   server.on("connection", (socket) => (onConnection(socket) ? undefined : socket.destroy()));
   server.on("upgrade", onUpgrade);
   server.on("connect", (_, socket) => hangUp(runtime, socket, refusal("The node is no proxy.", 405)));
-  server.on("clientError", (cause: NodeJS.ErrnoException, socket) => {
+  server.on("clientError", (cause: NodeJS.ErrnoException, socket: Socket) => {
     if (refused.has(socket)) return;
     refused.add(socket);
     const res = answers.get(socket);
     const hang = (): void => hangUp(runtime, socket, toError(cause.code));
-    if (cause.code === "ECONNRESET") socket.destroy();
+    const late = cause.code === "ERR_HTTP_REQUEST_TIMEOUT";
+    if (cause.code === "ECONNRESET" || (late && res?.headersSent && !res.writableFinished)) socket.destroy();
     else if (res === undefined || res.writableFinished) hang();
     else if (res.req.complete) res.once("finish", hang); // what came before has its answer first
-    else if (res.headersSent) socket.destroy();
+    else if (res.headersSent) res.once("finish", () => socket.destroySoon());
     else void refuse(runtime, res, toError(cause.code));
   });
 

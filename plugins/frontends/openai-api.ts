@@ -8,6 +8,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
+import { messages } from "./_json.ts";
 import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
@@ -37,7 +38,7 @@ const PREFIXES = ["/v1", "/api/v1"];
 /** What must be right for routing; everything else is the provider's to judge. */
 const chat = z.looseObject({
   model: z.string("must be the name of a model").min(1, "must be the name of a model"),
-  messages: z.array(z.unknown(), "must be an array"),
+  messages,
   stream: z.boolean("must be true or false").nullish(),
 });
 
