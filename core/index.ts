@@ -51,8 +51,10 @@ export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
 export { optional } from "./optional.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";
-export type { Decision, Step, Weighed } from "./route.ts";
+export type { Decision, NamedRouter, Step, Weighed } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";
+
+export type { SignedAdvert } from "./wire/advert.ts";
 
 // For transports over byte streams, and for whoever checks a receipt.
 export { createDeframer, joinFramed } from "./wire/framing.ts";

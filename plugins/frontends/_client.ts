@@ -34,7 +34,7 @@ const EARLY: Head = { status: 200, headers: {}, contentType: "text/event-stream"
 const BYTES = "application/octet-stream";
 /** Say something about one connection, or about this server: not for a provider to say. */
 const NOT_THEIRS =
-  /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-(length|type)|set-cookie|date|vary|access-control-.*|alt-svc|strict-transport-security|x-request-id)$/i;
+  /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-(length|type)|set-cookie|date|vary|access-control-.*|alt-svc|strict-transport-security|x-(request|generation)-id)$/i;
 
 /** Those of a provider's headers that can be sent on: it may be anybody's, and say anything. */
 function fit(headers: Headers): Headers {

@@ -9,7 +9,7 @@ import type { Mount } from "./_mounts.ts";
 export async function handle(
   node: AimoNode,
   res: ServerResponse,
-  { scope, handler, render }: Mount,
+  { scope, handler, about }: Mount,
   { origin, params, uploads }: { origin: Origin; params: Record<string, string> | undefined; uploads: Room },
 ): Promise<void> {
   const { req } = res;
@@ -31,9 +31,9 @@ export async function handle(
       body,
       json: async (shape) => parse(await body(), shape),
     });
-    if (result !== undefined && !res.headersSent) send(res, 200, result);
+    if (result !== undefined && !res.headersSent) send(res, res.statusCode, result);
   } catch (cause) {
-    await fail(node, res, cause, origin.address, render);
+    await fail(node, res, cause, origin.address, about.render);
   }
 }
 

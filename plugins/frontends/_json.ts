@@ -22,11 +22,10 @@ for (const [characters, kind] of [
 ] as const)
   for (const byte of Buffer.from(characters)) KINDS[byte] = kind;
 
-/** The messages of a chat: anything, but not without end. zod's own array would look at each of them first. */
-export const messages = z.custom<unknown[]>(Array.isArray, "must be an array").superRefine((list, context) => {
-  if (Array.isArray(list) && list.length > MAX_MESSAGES)
-    context.addIssue(`must hold at most ${MAX_MESSAGES} messages, and holds ${list.length}`);
-});
+/** The messages of a chat: anything, but not without end. */
+export const messages = z
+  .array(z.unknown(), "must be an array")
+  .max(MAX_MESSAGES, `must hold at most ${MAX_MESSAGES} messages`);
 
 /** Throws INVALID_MESSAGE_FORMAT for JSON that is no UTF-8, or nested deeper than 64. Whether it is JSON at all it does not say. */
 export function checkJSON(json: Uint8Array): void {

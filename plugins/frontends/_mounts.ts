@@ -1,24 +1,21 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { H3, toNodeHandler, type H3Event } from "h3";
-import type { Scope } from "../../core/call.ts";
-import type { AimoError } from "../../core/error.ts";
-import { toJSON } from "./_exchange.ts";
+import type { MountedRoute } from "./_about.ts";
 import type { ExchangeHandler, HttpService, UpgradeHandler } from "./http.ts";
 
 /** What takes the requests of a path. */
-export interface Mount {
-  readonly scope: Scope | "public";
+export interface Mount extends MountedRoute {
   readonly handler: ExchangeHandler;
-  readonly render: (error: AimoError) => object;
 }
 
-export interface Upgrade {
-  readonly scope: Scope | "public";
+export interface Upgrade extends MountedRoute {
   readonly handler: UpgradeHandler;
 }
 
+const UPGRADED = { answers: { 101: { description: "The connection is a WebSocket from here on." } } };
+
 /** What frontends have mounted. h3 finds the route; requests and responses are plain Node objects on both sides of it. */
-export interface Mounts extends Pick<HttpService, "mount" | "upgrade"> {
+export interface Mounts extends Pick<HttpService, "mount" | "upgrade" | "routes"> {
   /** Ends in one `serve`. */
   route(req: IncomingMessage, res: ServerResponse): void;
   /** What is there to upgrade to. */
@@ -47,13 +44,17 @@ export function createMounts(
   app.all("/**", (event) => answer(event, undefined));
   return {
     route: toNodeHandler(app) as Mounts["route"],
-    mount(method, path, scope, handler, render = toJSON) {
+    mount(method, path, scope, handler, about = {}) {
       const key = `${method} ${path}`;
       if (!mounts.has(key))
         app.on(method === "ALL" ? "" : method, path, (event) => answer(event, mounts.get(key)?.at(-1)));
-      return stack(mounts, key, { scope, handler, render });
+      return stack(mounts, key, { method, path, scope, handler, about });
     },
-    upgrade: (path, scope, handler) => stack(upgrades, path, { scope, handler }),
+    upgrade: (path, scope, handler, about = UPGRADED) =>
+      stack(upgrades, path, { method: "GET", path, scope, handler, about }),
+    get routes() {
+      return [...mounts.values(), ...upgrades.values()].flatMap((list) => list.at(-1) ?? []);
+    },
     upgradeOf: ({ url = "" }) => upgrades.get(url.split("?")[0] as string)?.at(-1),
   };
 }

@@ -8,6 +8,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { createBudget } from "../../core/wire/budget.ts";
+import type { About, MountedRoute } from "./_about.ts";
 import { clientOf, createNetworks, isNetwork } from "./_addresses.ts";
 import { createCors, type Cors } from "./_cors.ts";
 import { createCrowd, type CrowdLimits } from "./_crowd.ts";
@@ -62,22 +63,18 @@ export type HttpMethod = "GET" | "POST" | "DELETE" | "ALL";
 export type ExchangeHandler = (exchange: Exchange) => Awaitable<void | object | string>;
 export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, origin: Origin) => void;
 
-/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text. */
+/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text, with `res.statusCode`. */
 export interface HttpService {
   /** `http://127.0.0.1:8000`; undefined until it listens. */
   readonly url: string | undefined;
   /**
    * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
-   * error is rendered by `render`, default `AimoError.toJSON()`.
+   * error is rendered by `about.render`; the rest of `about` is for `/openapi.json`.
    */
-  mount(
-    method: HttpMethod,
-    path: string,
-    scope: Scope | "public",
-    handler: ExchangeHandler,
-    render?: (error: AimoError) => object,
-  ): () => void;
-  upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler): () => void;
+  mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
+  upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
+  /** What is mounted now, in the order in which the paths came; an upgrade is a GET that is answered with 101. */
+  readonly routes: readonly MountedRoute[];
 }
 
 declare module "aimo" {
@@ -204,6 +201,9 @@ export function http(options: HttpOptions = {}): Plugin {
     },
     mount: mounts.mount,
     upgrade: mounts.upgrade,
+    get routes() {
+      return mounts.routes;
+    },
   };
 
   return {
@@ -220,6 +220,9 @@ export function http(options: HttpOptions = {}): Plugin {
           },
           mount: (...route) => own(service.mount(...route)),
           upgrade: (...route) => own(service.upgrade(...route)),
+          get routes() {
+            return service.routes;
+          },
         };
         shareReplies(service, view);
         return view;

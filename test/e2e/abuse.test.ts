@@ -57,17 +57,20 @@ const places = { host: "HOST:1", provider: "PROVIDER", model: "test-model", cana
 
 describe("a client that sends", () => {
   // The names are the same for any gateway; the bytes are made when there is one.
-  it.concurrent.each(abuses(places).map(({ name }, at) => [name, at] as const))("%s gets what it deserves", async (_, at) => {
-    const { host } = new URL(gateway.api);
-    const { port } = canary.address() as AddressInfo;
-    const target = { host, provider: provider.ready.peerId, model: "test-model", canary: `127.0.0.1:${port}` };
-    const { pieces, want, end } = abuses(target)[at] as ReturnType<typeof abuses>[number];
-    const { statuses, text } = await sendRaw(gateway.api, pieces, { ...(end && { end }) });
-    const fits = statuses.length === want.length && want.every((some, n) => [some].flat().includes(statuses[n] ?? 0));
-    if (!fits) expect({ statuses, text: text.slice(0, 1_000) }).toBe(want);
-    expect((await fetch(`${gateway.api}/v1/health`)).status).toBe(200);
-    await good.seen(await tick());
-  });
+  it.concurrent.each(abuses(places).map(({ name }, at) => [name, at] as const))(
+    "%s gets what it deserves",
+    async (_, at) => {
+      const { host } = new URL(gateway.api);
+      const { port } = canary.address() as AddressInfo;
+      const target = { host, provider: provider.ready.peerId, model: "test-model", canary: `127.0.0.1:${port}` };
+      const { pieces, want, end } = abuses(target)[at] as ReturnType<typeof abuses>[number];
+      const { statuses, text } = await sendRaw(gateway.api, pieces, { ...(end && { end }) });
+      const fits = statuses.length === want.length && want.every((some, n) => [some].flat().includes(statuses[n] ?? 0));
+      if (!fits) expect({ statuses, text: text.slice(0, 1_000) }).toBe(want);
+      expect((await fetch(`${gateway.api}/v1/health`)).status).toBe(200);
+      await good.seen(await tick());
+    },
+  );
 });
 
 it("the names of all that say what they are", () => {
