@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { AimoError } from "../../core/error.ts";
 import type { Origin } from "../../core/call.ts";
 import type { AimoNode } from "../../core/node.ts";
-import { decoded, parse, readBody, refuse, send, toJSON, type Room } from "./_exchange.ts";
+import { decoded, parse, readBody, refuse, send, toJSON, type Render, type Room } from "./_exchange.ts";
 import type { Mount } from "./_mounts.ts";
 
 /** One request at its mount. Resolves when the handler is done, rejects never. */
@@ -43,7 +43,7 @@ export async function fail(
   res: ServerResponse,
   cause: unknown,
   address: string | undefined,
-  render: (error: AimoError) => object = toJSON,
+  render: Render = toJSON,
 ): Promise<void> {
   const error = AimoError.from(cause);
   const { code, data } = error;

@@ -34,29 +34,34 @@ export function createMounts(
    * Handlers write to the Node response, so h3 has nothing to do with it any more: even with its own mark for that
    * (`h3.handled`) it would end it once more, which makes a cut answer look whole and costs an error object for each call.
    */
-  function answer(event: H3Event, mount: Mount | undefined): Promise<never> {
+  function answer(event: H3Event, list: readonly Mount[] = []): Promise<never> {
     // h3 types the response as a union with HTTP/2, which this server does not speak.
     const { node } = event.runtime as unknown as { node: { res: ServerResponse } };
-    void serve(node.res, mount, event.context.params);
+    void serve(node.res, select(list, node.res.req), event.context.params);
     return new Promise(() => undefined);
   }
 
-  app.all("/**", (event) => answer(event, undefined));
+  app.all("/**", (event) => answer(event));
   return {
     route: toNodeHandler(app) as Mounts["route"],
     mount(method, path, scope, handler, about = {}) {
       const key = `${method} ${path}`;
-      if (!mounts.has(key))
-        app.on(method === "ALL" ? "" : method, path, (event) => answer(event, mounts.get(key)?.at(-1)));
+      if (!mounts.has(key)) app.on(method === "ALL" ? "" : method, path, (event) => answer(event, mounts.get(key)));
       return stack(mounts, key, { method, path, scope, handler, about });
     },
     upgrade: (path, scope, handler, about = UPGRADED) =>
       stack(upgrades, path, { method: "GET", path, scope, handler, about }),
     get routes() {
-      return [...mounts.values(), ...upgrades.values()].flatMap((list) => list.at(-1) ?? []);
+      return [...mounts.values(), ...upgrades.values()].flatMap(
+        (list) => list.findLast(({ about }) => about.when === undefined) ?? list.at(-1) ?? [],
+      );
     },
     upgradeOf: ({ url = "" }) => upgrades.get(url.split("?")[0] as string)?.at(-1),
   };
+}
+
+function select(list: readonly Mount[], req: IncomingMessage): Mount | undefined {
+  return list.findLast(({ about }) => about.when?.(req)) ?? list.findLast(({ about }) => about.when === undefined);
 }
 
 /** On top of what is there. Returns what takes it away. */

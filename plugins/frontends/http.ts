@@ -69,7 +69,8 @@ export interface HttpService {
   readonly url: string | undefined;
   /**
    * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
-   * error is rendered by `about.render`; the rest of `about` is for `/openapi.json`.
+   * error is rendered by `about.render`; a mount with `about.when` is for some requests alone, and comes before others.
+   * The rest of `about` is for `/openapi.json`.
    */
   mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
