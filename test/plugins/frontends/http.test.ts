@@ -179,7 +179,7 @@ describe("an upgrade", () => {
     const ask = async (path: string, key: string): Promise<string> => {
       const socket = connect(Number(new URL(stage.url).port), "127.0.0.1");
       socket.end(
-        `GET ${path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\nauthorization: Bearer ${key}\r\n\r\n`,
+        `GET ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: test\r\nauthorization: Bearer ${key}\r\n\r\n`,
       );
       let text = "";
       for await (const piece of socket) text += String(piece);
