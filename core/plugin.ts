@@ -80,6 +80,7 @@ export const BUILT_IN: readonly string[] = [
   "frontend-aimo-api",
   "frontend-http",
   "frontend-openai-api",
+  "frontend-websocket-api",
   "guard-api-keys",
   "host-libp2p",
   "observer-logger",

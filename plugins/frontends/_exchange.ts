@@ -111,6 +111,11 @@ export function parse<T>(body: Uint8Array, shape: StandardSchema<T>): T {
       cause instanceof Error ? cause.message.replace(/, ".*" is not valid JSON$|"[^]*" is not valid JSON$/, "") : "";
     throw new AimoError("INVALID_MESSAGE_FORMAT", `The body is not valid JSON${why ? `: ${why}` : ""}.`, { cause });
   }
+  return check(value, shape);
+}
+
+/** Throws INVALID_MESSAGE_FORMAT, which names the field. */
+export function check<T>(value: unknown, shape: StandardSchema<T>): T {
   const result = shape["~standard"].validate(value) as {
     value: T;
     issues?: readonly { message: string; path?: readonly PropertyKey[] }[];

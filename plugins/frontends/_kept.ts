@@ -91,7 +91,7 @@ export function createKept(node: AimoNode, replies: Replies, id: string, owner: 
 
   function over(why: string): void {
     drop();
-    controller.abort(new AimoError("CANCELLED", why));
+    if (end === undefined) controller.abort(new AimoError("CANCELLED", why));
     release();
   }
 

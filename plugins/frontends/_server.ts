@@ -35,7 +35,13 @@ export async function openServer(
 ): Promise<OpenServer> {
   const server = createServer(onRequest);
   server.keepAliveTimeout = KEEP_ALIVE;
-  server.on("upgrade", onUpgrade);
+  /** The server knows nothing of them any more. */
+  const upgraded = new Set<Duplex>();
+  server.on("upgrade", (request, socket, head) => {
+    upgraded.add(socket);
+    socket.once("close", () => upgraded.delete(socket));
+    onUpgrade(request, socket, head);
+  });
 
   function listen(at: number): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -83,7 +89,10 @@ export async function openServer(
       closed ??= closing();
       if (hurry) {
         drop();
-        drop = runtime.setTimeout(LINGER, () => server.closeAllConnections());
+        drop = runtime.setTimeout(LINGER, () => {
+          server.closeAllConnections();
+          for (const socket of upgraded) socket.destroy();
+        });
       }
       return closed;
     },

@@ -11,6 +11,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { decoded, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
+import { withKey } from "./_upgrade.ts";
 
 export interface HttpOptions {
   /** Default 8000; 0 picks a free one. */
@@ -52,6 +53,7 @@ export interface HttpService {
     handler: ExchangeHandler,
     render?: (error: AimoError) => object,
   ): () => void;
+  /** The same for WebSockets: what the handler throws is the answer. A key may come as the subprotocol `aimo-key.<key>`. */
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler): () => void;
 }
 
@@ -123,7 +125,7 @@ export function http(options: HttpOptions = {}): Plugin {
     const found = upgrades.get(new URL(request.url ?? "/", "http://node").pathname)?.at(-1);
     try {
       if (found === undefined) throw noRoute(request);
-      const origin = originOf(request);
+      const origin = withKey(originOf(request));
       if (found.scope !== "public") await node.admit(origin, found.scope);
       found.handler(request, socket, head, origin);
     } catch (cause) {

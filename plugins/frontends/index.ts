@@ -10,3 +10,4 @@ export {
   type UpgradeHandler,
 } from "./http.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
+export { websocketApi, type WebsocketApiOptions } from "./websocket-api.ts";
