@@ -54,6 +54,8 @@ export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node
 export type { Decision, Step, Weighed } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";
 
+export type { SignedAdvert } from "./wire/advert.ts";
+
 // For transports over byte streams, and for whoever checks a receipt.
 export { createDeframer, joinFramed } from "./wire/framing.ts";
 export { verifyReceipt } from "./wire/receipt.ts";

@@ -13,6 +13,7 @@ import { checkExposed, loadPlugins, type NodeServices, type Plugin, type Service
 import { stage } from "./reload.ts";
 import { createPlugins, needed, serviceOf, within, type Generation } from "./running.ts";
 import { systemRuntime, type Runtime } from "./runtime.ts";
+import type { SignedAdvert } from "./wire/advert.ts";
 import { createBudget, createKept } from "./wire/budget.ts";
 import type { WireKernel } from "./wire/session.ts";
 import { createSessions } from "./wire/sessions.ts";
@@ -44,6 +45,15 @@ export interface AimoNode extends AsyncDisposable {
   readonly calls: Iterable<Call>;
   readonly targets: Iterable<Target>;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
+  /** What it says of itself now: for `register` of another node, within a minute. */
+  readonly advert: SignedAdvert;
+  /**
+   * Takes an advert that came another way than over a link, and makes a link to its node if there is no way to it yet.
+   * Resolves with its peer id when its models can be called. Rejects with INVALID_MESSAGE_FORMAT, UNAUTHORIZED for a wrong
+   * signature, FORBIDDEN for one that does not count (old, or of a node that is shunned), NETWORK_ERROR when no transport
+   * reaches it; nothing is listed then.
+   */
+  register(advert: SignedAdvert): Promise<string>;
   /** Returns what takes it off. Throws CONFIG_INVALID for an unknown name. */
   hook<N extends HookName>(name: N, listener: NodeHooks[N]): () => void;
   /** For hooks that plugins add; those of the node are the node's to call. */
@@ -144,6 +154,10 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     get peers() {
       return sessions.peers;
     },
+    get advert() {
+      return sessions.advert;
+    },
+    register: sessions.register,
     hook: (name, listener) => hooks.on(name, listener as () => void, "node"),
     emit: (name, ...args) => hooks.guard(name, ...args),
     provide: (name, service) => void generation.embedded.set(name, service),

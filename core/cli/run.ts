@@ -136,10 +136,13 @@ export async function run(
   }
 
   const onTerminal = isatty(1);
+  // A terminal that was closed says so by SIGHUP, and what is written to it in between must not end us first.
+  for (const output of [process.stdout, process.stderr])
+    output.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EIO") throw error;
+    });
   process.on("SIGHUP", () => {
     if (!onTerminal || isatty(1)) return void reload();
-    // A terminal that was closed says so by the same signal, and nothing can be written to it any more.
-    for (const output of [process.stdout, process.stderr]) output.on("error", () => undefined);
     if (!stopping) stop();
   });
   process.on("SIGTERM", stop).on("SIGINT", stop);

@@ -13,7 +13,8 @@ const MAX_MODELS = 256;
 
 const text = z.string().max(512);
 const texts = z.array(z.string().max(256)).max(64).readonly();
-const card = z.looseObject({
+/** A `ModelCard`. */
+export const card = z.looseObject({
   id: text.min(1),
   types: texts,
   name: text.optional(),
@@ -42,12 +43,20 @@ const shape = z.looseObject({
 });
 export type Advert = z.infer<typeof shape>;
 
+/** As it goes from node to node. */
+export interface SignedAdvert {
+  /** CBOR, of at most 16 KiB. */
+  readonly blob: Uint8Array;
+  /** Ed25519 over `"aimo-advert:1\0"` and `blob`, by the node that it is of. */
+  readonly signature: Uint8Array;
+}
+
 /** Signs; models beyond 256 or 16 KiB are left out, and `omitted` says how many. */
 export function makeAdvert(
   facts: Omit<Advert, "v" | "providers">,
   offers: readonly Offer[],
   identity: Identity,
-): { blob: Uint8Array; signature: Uint8Array; omitted: number } {
+): SignedAdvert & { omitted: number } {
   const all = offers.flatMap(({ provider, models }) => models.map((model) => ({ provider, model })));
   for (let count = Math.min(all.length, MAX_MODELS); ; count = Math.min(count - 1, Math.floor(count * 0.9))) {
     const kept = Map.groupBy(all.slice(0, count), ({ provider }) => provider);

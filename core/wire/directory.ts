@@ -1,8 +1,8 @@
 import { AimoError } from "../error.ts";
 import type { Handler } from "../parts.ts";
-import { makeAdvert, readAdvert, toHeartbeat, toOffers, type Advert } from "./advert.ts";
-import { encodeHead, Type } from "./codec.ts";
-import type { Head } from "./heads.ts";
+import { makeAdvert, readAdvert, toHeartbeat, toOffers, type Advert, type SignedAdvert } from "./advert.ts";
+import { decodeMessage, encodeHead, HEADER, Type } from "./codec.ts";
+import { decodeHead, type Head } from "./heads.ts";
 import type { WireKernel } from "./session.ts";
 
 /** ms until a receiver forgets an advert; it is sent anew three times in that time. */
@@ -34,8 +34,17 @@ export interface Directory {
   readonly due: boolean;
   /** This node's advert as a message: the one that was signed last, unless it is time for another or `status` is new. */
   own(status?: Advert["status"]): Uint8Array;
-  /** Takes an advert that came over a link with `from`, or was broadcast. Throws INVALID_MESSAGE_FORMAT or UNAUTHORIZED. */
-  take(head: Head<typeof Type.ADVERT>, from?: string): void;
+  /** The same, as another node takes it by `register`. */
+  signed(status: Advert["status"]): SignedAdvert;
+  /** Takes what was broadcast. Never throws. */
+  heard(message: Uint8Array): void;
+  /**
+   * Takes an advert that came over a link with `from`, or was broadcast. Nothing when it does not count. Throws
+   * INVALID_MESSAGE_FORMAT or UNAUTHORIZED.
+   */
+  take(head: Head<typeof Type.ADVERT>, from?: string): Advert | undefined;
+  /** Takes one that came neither way. Throws FORBIDDEN, too, when it does not count. */
+  register(advert: SignedAdvert): Advert;
   /** Peers through which this one may be asked, itself among them. */
   ways(peer: string): Iterable<string>;
   /** What a peer without links has said is gone; with `spare`, all but what it said of itself. */
@@ -136,7 +145,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     return catalog.local() !== told.offers || moved || runtime.now() - told.at >= TTL / 3;
   }
 
-  return {
+  const directory: Directory = {
     get due() {
       return isDue();
     },
@@ -156,15 +165,31 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     },
     take({ blob, signature, path = [], gone = [] }, from = AIR) {
       if (from !== AIR) for (const peer of gone) withdraw(peer, from);
-      if (blob === undefined || signature === undefined) return;
+      if (blob === undefined || signature === undefined) return undefined;
       const advert = readAdvert(blob, signature, identity, (peer) => known.get(peer)?.blob);
       const { peer } = advert;
-      if (peer === identity.peerId || ends.shunned(peer, from)) return;
+      if (peer === identity.peerId || ends.shunned(peer, from)) return undefined;
       if (from !== peer) {
         const relayed = path.at(-1) === from && path.length <= MAX_PATH && !path.includes(identity.peerId);
-        if ((from !== AIR && !relayed) || tooOld(advert)) return;
+        if ((from !== AIR && !relayed) || tooOld(advert)) return undefined;
       }
       enter(advert, blob, signature, from, from === peer ? [] : path);
+      return known.has(peer) ? advert : undefined;
+    },
+    signed: (status) => decodeHead(Type.ADVERT, directory.own(status).subarray(HEADER)) as SignedAdvert,
+    heard(bytes) {
+      try {
+        const message = decodeMessage(bytes);
+        if (message?.type === Type.ADVERT) directory.take(decodeHead(Type.ADVERT, message.body));
+      } catch {
+        // anyone may broadcast anything
+      }
+    },
+    register({ blob, signature }) {
+      const taken = directory.take({ blob: Uint8Array.from(blob), signature: Uint8Array.from(signature) });
+      if (taken) return taken;
+      const why = "it is of this very node, its clock is off by more than a minute, or its node is not talked to";
+      throw new AimoError("FORBIDDEN", `The advert was not taken: ${why}.`);
     },
     ways: (peer) => known.get(peer)?.ways.keys() ?? [],
     lost(peer, spare) {
@@ -191,4 +216,5 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
       for (const [peer, { until }] of known) if (until <= now) forget(peer);
     },
   };
+  return directory;
 }

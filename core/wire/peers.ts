@@ -20,7 +20,8 @@ export interface Peers {
   isHere(peer: string): boolean;
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
-  readonly ids: Iterable<string>;
+  /** Those with links, and the transports of these. */
+  readonly linked: readonly { readonly id: string; readonly links: readonly string[] }[];
 }
 
 export function createPeers(runtime: Runtime): Peers {
@@ -71,8 +72,11 @@ export function createPeers(runtime: Runtime): Peers {
         usable.findLast((session) => session.links.size > 0)
       );
     },
-    get ids() {
-      return [...peers.keys()].filter(isHere);
+    get linked() {
+      return [...peers.keys()].filter(isHere).map((id) => ({
+        id,
+        links: of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
+      }));
     },
   };
 }

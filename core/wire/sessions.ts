@@ -1,9 +1,9 @@
 import { AimoError } from "../error.ts";
 import type { Handler, Link, LinkEvents } from "../parts.ts";
-import { decodeMessage, encodeHead, Type } from "./codec.ts";
+import type { SignedAdvert } from "./advert.ts";
+import { encodeHead, Type } from "./codec.ts";
 import { createDirectory } from "./directory.ts";
 import { createDoor, type Door } from "./door.ts";
-import { decodeHead } from "./heads.ts";
 import { attach, TICK, type AttachedLink } from "./link.ts";
 import type { CallNumbers } from "./numbers.ts";
 import { createPeers } from "./peers.ts";
@@ -18,12 +18,16 @@ export interface Sessions {
   door(): Door;
   /** What transports call with each message that another node broadcast. */
   heard(message: Uint8Array): void;
+  readonly advert: SignedAdvert;
+  register(advert: SignedAdvert): Promise<string>;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
   /** Resolves when what was said last has arrived, at most a second later. */
   close(): Promise<void>;
 }
+
+const DRAINING = encodeHead(Type.DRAIN, 0, 0, { retryAfterMs: 1_000 });
 
 export function createSessions(kernel: WireKernel, load: () => number, transports: Transports): Sessions {
   const { runtime, hooks, settings } = kernel;
@@ -110,12 +114,10 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
 
   /** What is listed can be called: who cannot be reached is not, until it is heard again. A link may only be silent. */
   async function reached(peer: string): Promise<Session> {
-    try {
-      return await reach.to(peer);
-    } catch (error) {
+    return reach.to(peer).catch((error: unknown) => {
       if (![peer, ...directory.ways(peer)].some(peers.isHere)) directory.forget(peer);
       throw error;
-    }
+    });
   }
 
   /** Calls on a silent link go on over another one, which may have to be made. */
@@ -177,7 +179,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
           if (old.links.size === 0) old.end();
           else directory.lost(peer, true); // what it has told of others it may not know any more
         session.add(me);
-        me.outbox.control(closing ? drainMessage() : directory.own());
+        me.outbox.control(closing ? DRAINING : directory.own());
         for (const other of directory.peers) forward(other, [me]);
         if (joined) hooks.tell("peer:join", peer);
         hooks.tell("link:up", peer, link.via);
@@ -219,24 +221,23 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       doors.add(door);
       return door;
     },
-    heard(bytes) {
-      try {
-        const message = decodeMessage(bytes);
-        if (message?.type === Type.ADVERT && !closing) directory.take(decodeHead(Type.ADVERT, message.body));
-      } catch {
-        // anyone may broadcast anything
-      }
+    heard: (bytes) => void (closing || directory.heard(bytes)),
+    get advert() {
+      if (directory.due && !closing) advertise(); // else the peers would not hear what is signed here
+      return directory.signed(closing ? "offline" : "healthy");
+    },
+    async register(advert) {
+      const { peer, status } = directory.register(advert);
+      if (status !== "offline" && !carrier(peer)) await reached(peer);
+      return peer;
     },
     get peers() {
-      return [...peers.ids].map((id) => ({
-        id,
-        links: peers.of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
-      }));
+      return peers.linked;
     },
     async drain(ms) {
       closing = true;
       broadcast(directory.own("offline"));
-      for (const link of links) link.outbox.control(drainMessage());
+      for (const link of links) link.outbox.control(DRAINING);
       const { promise, resolve } = Promise.withResolvers<void>();
       answered = () => void (peers.all().every(({ answering }) => answering === 0) && resolve());
       answered();
@@ -253,8 +254,4 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       await sealings.close();
     },
   };
-
-  function drainMessage(): Uint8Array {
-    return encodeHead(Type.DRAIN, 0, 0, { retryAfterMs: 1_000 });
-  }
 }

@@ -111,11 +111,16 @@ export function parse<T>(body: Uint8Array, shape: StandardSchema<T>): T {
       cause instanceof Error ? cause.message.replace(/, ".*" is not valid JSON$|"[^]*" is not valid JSON$/, "") : "";
     throw new AimoError("INVALID_MESSAGE_FORMAT", `The body is not valid JSON${why ? `: ${why}` : ""}.`, { cause });
   }
-  return check(value, shape);
+  return check(value, shape, "The body");
 }
 
-/** Throws INVALID_MESSAGE_FORMAT, which names the field. */
-export function check<T>(value: unknown, shape: StandardSchema<T>): T {
+/** The query string, of each name the last. Throws INVALID_MESSAGE_FORMAT. */
+export function parseQuery<T>({ url = "/" }: IncomingMessage, shape: StandardSchema<T>): T {
+  return check(Object.fromEntries(new URL(url, "http://node").searchParams), shape, "The query");
+}
+
+/** Throws INVALID_MESSAGE_FORMAT, which names the field. `what` has that form, or has it not. */
+export function check<T>(value: unknown, shape: StandardSchema<T>, what: string): T {
   const result = shape["~standard"].validate(value) as {
     value: T;
     issues?: readonly { message: string; path?: readonly PropertyKey[] }[];
@@ -123,5 +128,5 @@ export function check<T>(value: unknown, shape: StandardSchema<T>): T {
   const issue = result.issues?.[0];
   if (issue === undefined) return result.value;
   const param = issue.path?.map(String).join(".") ?? "";
-  throw new AimoError("INVALID_MESSAGE_FORMAT", `${param || "The body"}: ${issue.message}.`, { param });
+  throw new AimoError("INVALID_MESSAGE_FORMAT", `${param || what}: ${issue.message}.`, { param });
 }

@@ -45,7 +45,7 @@ const cancelled = z.looseObject({ request_id: name, error_code: z.literal("CANCE
 /** The JSON form of a message frame. */
 export const messageFrame: Form = {
   read(value, _, __, node) {
-    const { id, message_type: type, sender_id: sender, target_id: target, payload } = check(value, frame);
+    const { id, message_type: type, sender_id: sender, target_id: target, payload } = check(value, frame, "The frame");
     const tags = Object.keys(payload);
     if (tags.length !== 1 || tags[0] !== type)
       throw new AimoError(
@@ -56,7 +56,8 @@ export const messageFrame: Form = {
         },
       );
     if (type === "Heartbeat") return { kind: "nothing" };
-    if (type === "Error") return { kind: "cancel", key: JSON.stringify(check(payload[type], cancelled).request_id) };
+    if (type === "Error")
+      return { kind: "cancel", key: JSON.stringify(check(payload[type], cancelled, "The Error").request_id) };
     if (type !== "Request")
       throw new AimoError("INVALID_MESSAGE_FORMAT", `message_type: a client has no ${type} to send.`, {
         param: "message_type",
@@ -89,11 +90,11 @@ export function heartbeatFrame(node: AimoNode): string {
 }
 
 function toRequest(payload: unknown, target: string | null | undefined, node: AimoNode) {
-  const { provider_id, endpoint, type_, type = type_, ...rest } = check(payload, request);
+  const { provider_id, endpoint, type_, type = type_, ...rest } = check(payload, request, "The Request");
   if (type === undefined || (type_ ?? type) !== type)
     throw new AimoError("INVALID_MESSAGE_FORMAT", `type_: ${TYPE}.`, { param: "type_" });
   const body = Buffer.from(rest.payload, rest.payload_encoding ?? "utf8");
-  const { model } = /\bjson\b/i.test(rest.content_type) ? check(valueOf(body), routed) : {};
+  const { model } = /\bjson\b/i.test(rest.content_type) ? routed.parse(valueOf(body)) : {};
   const found = typeof model === "string" ? split(model, node) : {};
   const provider = provider_id || target;
   if (typeof model !== "string" && !provider)
@@ -109,7 +110,7 @@ function toRequest(payload: unknown, target: string | null | undefined, node: Ai
     headers: forwarded(Object.fromEntries(names) as Record<string, string>),
     ...found,
     ...(provider && { providerId: provider }),
-    ...(endpoint != null && { endpoint }),
+    ...(typeof endpoint === "string" && { endpoint }),
   };
 }
 

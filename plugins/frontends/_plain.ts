@@ -35,15 +35,15 @@ const chat = routed.extend({ messages: z.array(z.unknown(), "must be an array") 
 /** A request's own JSON with an `id`, answered by messages with that `id` around the JSON that the provider sent. */
 export const plain: Form = {
   read(value, bytes, headers, node) {
-    const { id: given, type, resume, offset, cancel } = check(value, envelope);
+    const { id: given, type, resume, offset, cancel } = check(value, envelope, "The message");
     // What has no name of its own goes by the id of its request.
     const called = JSON.stringify(given ?? (typeof resume === "string" ? resume : undefined) ?? newName(node));
-    if (cancel && given == null)
+    if (cancel && (given ?? undefined) === undefined)
       throw new AimoError("INVALID_MESSAGE_FORMAT", "id: must say which call is to be cancelled.", { param: "id" });
     if (cancel) return { kind: "cancel", key: called };
     const tell = (teller: Teller): Client => createPlain(called, teller);
     if (typeof resume === "string") return { kind: "resume", key: called, id: resume, offset, tell };
-    const { model, stream } = check(value, type === "openai.chat" ? chat : routed);
+    const { model, stream } = check(value, type === "openai.chat" ? chat : routed, "The message");
     // The socket's own request has one, perhaps; its calls are many.
     const { "idempotency-key": _, ...kept } = forwarded(headers);
     const request = {

@@ -1,9 +1,14 @@
 import { z } from "zod";
+import type { Origin } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { about, requestQuery } from "./_aimo-about.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
+import { parseQuery } from "./_exchange.ts";
+import { createFeed } from "./_feed.ts";
+import { createHealth } from "./_health.ts";
+import { createProviders } from "./_providers.ts";
 import { createReceipts } from "./_receipts.ts";
 import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
@@ -16,31 +21,54 @@ export interface AimoApiOptions {
 const schema = z.strictObject({ keepAlive: z.number().int().nonnegative().default(10_000) });
 const PREFIXES = ["/v1", "/api/v1"];
 
-/** The node's own API: any request to a named provider, who is there, what was signed, and is the node well. */
+/** The node's own API: any request to a named provider, who is there, what happens, what was signed, and is the node well. */
 export function aimoApi(options: AimoApiOptions = {}): Plugin {
   const given = checkOptions("frontend-aimo-api", schema, options);
   let settings = given;
   const receipts = createReceipts();
+  const providers = createProviders();
+  const feed = createFeed();
+  const health = createHealth();
   return {
     name: "frontend-aimo-api",
     options: given,
     needs: ["http"],
     hooks: { "call:receipt": (_, call) => receipts.add(call) },
     setup(node) {
+      for (const { open } of [providers, feed, health]) open(node);
       const { mount } = node.use("http");
+      const request = (exchange: Exchange): Promise<void> => forward(node, exchange, settings.keepAlive);
+      const events = async (exchange: Exchange): Promise<void> =>
+        feed.listen(exchange, await seesAll(node, exchange.origin), settings.keepAlive);
       for (const prefix of PREFIXES) {
-        mount("POST", `${prefix}/request/:provider`, "call", (exchange) => forward(node, exchange, settings.keepAlive));
-        mount("GET", `${prefix}/providers`, "read", () => ({ object: "list", data: listProviders(node) }));
-        mount("GET", `${prefix}/receipts/:id`, "read", ({ params, origin }) =>
-          receipts.show(params["id"] ?? "", origin, node),
+        mount("POST", `${prefix}/request/:provider`, "call", request, about.request);
+        mount("GET", `${prefix}/providers`, "read", providers.list, about.providers);
+        mount(
+          "GET",
+          `${prefix}/providers/**:id`,
+          "read",
+          ({ params }) => providers.show(params["id"] ?? ""),
+          about.provider,
         );
-        mount("GET", `${prefix}/health`, "public", () => health(node));
+        mount("POST", `${prefix}/providers/register`, "admin", providers.register, about.register);
+        mount("GET", `${prefix}/advert`, "read", providers.advert, about.advert);
+        mount(
+          "GET",
+          `${prefix}/receipts/:id`,
+          "read",
+          ({ params, origin }) => receipts.show(params["id"] ?? "", origin, node),
+          about.receipts,
+        );
+        mount("GET", `${prefix}/events`, "read", events, about.events);
+        mount("GET", `${prefix}/health`, "public", health.show, about.health);
       }
     },
+    frontend: { listen: () => undefined, close: () => health.leave() },
     update({ options: next }) {
       settings = next as typeof given;
       return true;
     },
+    close: () => health.close(),
   };
 }
 
@@ -52,20 +80,19 @@ async function forward(node: AimoNode, exchange: Exchange, keepAlive: number): P
   const { req, params, origin } = exchange;
   const body = await exchange.body();
   if (resumeReply(node, exchange, keepAlive)) return;
-  const query = new URL(req.url ?? "/", "http://node").searchParams;
+  const { type, endpoint, ...query } = parseQuery(req, requestQuery);
   const contentType = req.headers["content-type"] ?? "application/octet-stream";
   const said = /\bjson\b/i.test(contentType) ? peek(body) : {};
-  const model = query.get("model") ?? said.model;
-  const endpoint = query.get("endpoint");
+  const { model = said.model } = query;
   const request = {
-    type: query.get("type") ?? "http",
+    type,
     contentType,
     body,
     providerId: params["provider"] ?? "",
     stream: said.stream ?? (req.headers.accept ?? "").includes("text/event-stream"),
     headers: forwarded(origin.headers),
     ...(model !== undefined && { model }),
-    ...(endpoint !== null && { endpoint }),
+    ...(endpoint !== undefined && { endpoint }),
   };
   await answer(node, exchange, request, dialect, keepAlive);
 }
@@ -80,32 +107,15 @@ function peek(body: Uint8Array): { model?: string; stream?: boolean } {
   }
 }
 
-function listProviders(node: AimoNode): object[] {
-  const groups = Map.groupBy<string, Target>(node.targets, ({ peer, provider }) => `${peer}/${provider}`);
-  const links = new Map([...node.peers].map((peer) => [peer.id, peer.links]));
-  return [...groups.values()].map((targets) => {
-    const { peer, provider, local, load } = targets[0] as Target;
-    return {
-      id: peer,
-      object: "provider",
-      name: provider,
-      local,
-      load: load ?? null,
-      via: links.get(peer) ?? [],
-      models: targets.map((target) => target.model),
-    };
-  });
-}
-
-function health(node: AimoNode): object {
-  const count = (list: Iterable<unknown>): number => [...list].length;
-  return {
-    status: "ok",
-    id: node.id,
-    peers: count(node.peers),
-    targets: count(node.targets),
-    calls: count(node.calls),
-  };
+/** Everybody, where clients are not told apart. */
+async function seesAll({ find, admit }: AimoNode, origin: Origin): Promise<boolean> {
+  if (find("auth") === undefined) return true;
+  try {
+    await admit({ ...origin }, "admin");
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 const dialect: Dialect = {

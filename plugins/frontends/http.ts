@@ -8,6 +8,7 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import type { About, MountedRoute } from "./_about.ts";
 import { decoded, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
@@ -38,23 +39,19 @@ export type HttpMethod = "GET" | "POST" | "DELETE" | "ALL";
 export type ExchangeHandler = (exchange: Exchange) => Awaitable<void | object | string>;
 export type UpgradeHandler = (request: IncomingMessage, socket: Duplex, head: Buffer, origin: Origin) => void;
 
-/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text. */
+/** The server that frontends mount on. A result of a handler that is an object is sent as JSON, a string as text, with `res.statusCode`. */
 export interface HttpService {
   /** `http://127.0.0.1:8000`; undefined until it listens. */
   readonly url: string | undefined;
   /**
    * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
-   * error is rendered by `render`, default `AimoError.toJSON()`.
+   * error is rendered by `about.render`; the rest of `about` is for `/openapi.json`.
    */
-  mount(
-    method: HttpMethod,
-    path: string,
-    scope: Scope | "public",
-    handler: ExchangeHandler,
-    render?: (error: AimoError) => object,
-  ): () => void;
+  mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
   /** The same for WebSockets: what the handler throws is the answer. A key may come as the subprotocol `aimo-key.<key>`. */
-  upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler): () => void;
+  upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
+  /** What is mounted now, in the order in which the paths came; an upgrade is a GET that is answered with 101. */
+  readonly routes: readonly MountedRoute[];
 }
 
 declare module "aimo" {
@@ -63,11 +60,15 @@ declare module "aimo" {
   }
 }
 
-interface Mount {
-  readonly scope: Scope | "public";
+interface Mount extends MountedRoute {
   readonly handler: ExchangeHandler;
-  readonly render: (error: AimoError) => object;
 }
+
+interface Upgrade extends MountedRoute {
+  readonly handler: UpgradeHandler;
+}
+
+const UPGRADED = { 101: { description: "The connection is a WebSocket from here on." } };
 
 const schema = z.strictObject({
   port: z.number().int().min(0).max(65_535).default(8_000),
@@ -88,7 +89,7 @@ export function http(options: HttpOptions = {}): Plugin {
   const given = checkOptions("frontend-http", schema, options);
   const app = new H3();
   const mounts = new Map<string, Mount[]>();
-  const upgrades = new Map<string, { scope: Scope | "public"; handler: UpgradeHandler }[]>();
+  const upgrades = new Map<string, Upgrade[]>();
   const route = toNodeHandler(app) as (req: IncomingMessage, res: ServerResponse) => void;
   app.all("/**", (event) => unknown(node, event));
   let node: AimoNode;
@@ -101,9 +102,9 @@ export function http(options: HttpOptions = {}): Plugin {
     path: string,
     scope: Scope | "public",
     handler: ExchangeHandler,
-    render = toJSON,
+    about: About = {},
   ): () => void {
-    const entry: Mount = { scope, handler, render };
+    const entry: Mount = { method, path, scope, handler, about };
     const key = `${method} ${path}`;
     const list = mounts.get(key);
     if (list) list.push(entry);
@@ -158,14 +159,17 @@ export function http(options: HttpOptions = {}): Plugin {
       return server?.url;
     },
     mount,
-    upgrade(path, scope, handler) {
-      const entry = { scope, handler };
+    upgrade(path, scope, handler, about = { answers: UPGRADED }) {
+      const entry: Upgrade = { method: "GET", path, scope, handler, about };
       upgrades.set(path, [...(upgrades.get(path) ?? []), entry]);
       return () =>
         void upgrades.set(
           path,
           (upgrades.get(path) ?? []).filter((other) => other !== entry),
         );
+    },
+    get routes() {
+      return [...mounts.values(), ...upgrades.values()].flatMap((list) => list.at(-1) ?? []);
     },
   };
 
@@ -182,6 +186,9 @@ export function http(options: HttpOptions = {}): Plugin {
           },
           mount: (...route) => own(mount(...route)),
           upgrade: (...route) => own(service.upgrade(...route)),
+          get routes() {
+            return service.routes;
+          },
         };
         shareReplies(service, view);
         return view;
@@ -213,7 +220,7 @@ export function http(options: HttpOptions = {}): Plugin {
   };
 }
 
-async function exchange(node: AimoNode, event: H3Event, { scope, handler, render }: Mount): Promise<never> {
+async function exchange(node: AimoNode, event: H3Event, { scope, handler, about }: Mount): Promise<never> {
   const { req, res } = nodeOf(event);
   const controller = new AbortController();
   res.once("close", () => {
@@ -232,9 +239,9 @@ async function exchange(node: AimoNode, event: H3Event, { scope, handler, render
       body,
       json: async (shape) => parse(await body(), shape),
     });
-    if (result !== undefined && !res.headersSent) send(res, 200, result);
+    if (result !== undefined && !res.headersSent) send(res, res.statusCode, result);
   } catch (cause) {
-    await fail(node, req, res, cause, render);
+    await fail(node, req, res, cause, about.render ?? toJSON);
   }
   return never();
 }

@@ -1,4 +1,5 @@
 export { admin } from "./admin.ts";
+export type { About, AboutAnswer, Content, MountedRoute, ToldSchema } from "./_about.ts";
 export { aimoApi, type AimoApiOptions } from "./aimo-api.ts";
 export {
   http,
@@ -9,5 +10,6 @@ export {
   type HttpService,
   type UpgradeHandler,
 } from "./http.ts";
+export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
 export { websocketApi, type WebsocketApiOptions } from "./websocket-api.ts";

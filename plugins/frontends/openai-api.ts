@@ -8,6 +8,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { answer, forwarded, type Dialect } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
+import { about } from "./_openai-about.ts";
 import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
@@ -41,6 +42,8 @@ const chat = z.looseObject({
   stream: z.boolean("must be true or false").nullish(),
 });
 
+const aboutChat = { ...about.chat, body: { "application/json": chat } };
+
 /** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
 export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
   const given = checkOptions("frontend-openai-api", schema, options);
@@ -53,18 +56,36 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
       const { mount } = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
       for (const prefix of PREFIXES) {
-        mount("POST", `${prefix}/chat/completions`, "call", (exchange) => complete(node, exchange, settings));
-        mount("GET", `${prefix}/models`, "read", () => ({ object: "list", data: listModels(node.targets, created) }));
-        mount("GET", `${prefix}/models/**:id`, "read", ({ params }) => {
-          const id = params["id"] ?? "";
-          const found = listModels(node.targets, created).find((model) => model.id === id);
-          if (found) return found;
-          throw new AimoError(
-            "MODEL_NOT_FOUND",
-            `The model ${JSON.stringify(id)} does not exist. GET /v1/models lists what can be called.`,
-            { param: "model" },
-          );
-        });
+        mount(
+          "POST",
+          `${prefix}/chat/completions`,
+          "call",
+          (exchange) => complete(node, exchange, settings),
+          aboutChat,
+        );
+        mount(
+          "GET",
+          `${prefix}/models`,
+          "read",
+          () => ({ object: "list", data: listModels(node.targets, created) }),
+          about.models,
+        );
+        mount(
+          "GET",
+          `${prefix}/models/**:id`,
+          "read",
+          ({ params }) => {
+            const id = params["id"] ?? "";
+            const found = listModels(node.targets, created).find((model) => model.id === id);
+            if (found) return found;
+            throw new AimoError(
+              "MODEL_NOT_FOUND",
+              `The model ${JSON.stringify(id)} does not exist. GET /v1/models lists what can be called.`,
+              { param: "model" },
+            );
+          },
+          about.model,
+        );
       }
     },
     update({ options: next }) {

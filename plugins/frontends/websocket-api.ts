@@ -1,4 +1,5 @@
 import type { Socket } from "node:net";
+import type nodeAdapter from "crossws/adapters/node";
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import type { AimoNode } from "../../core/node.ts";
@@ -32,7 +33,7 @@ export function websocketApi(options: WebsocketApiOptions = {}): Plugin {
   let closing = false;
   const sockets = new Map<Line, Calls>();
   let node: AimoNode;
-  let adapter: typeof import("crossws/adapters/node").default;
+  let adapter: typeof nodeAdapter;
 
   const accept: UpgradeHandler = (request, duplex, head, origin) => {
     checkPage(request, settings.origins);

@@ -1,6 +1,7 @@
 import type { PluginList } from "../../core/plugin.ts";
 import { aimoApi } from "../frontends/aimo-api.ts";
 import { http, type HttpOptions } from "../frontends/http.ts";
+import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
@@ -28,6 +29,7 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     http(server),
     openaiApi(),
     aimoApi(),
+    openapi(),
     libp2p({ listen, join }),
     stream(),
     pubsub(),

@@ -59,13 +59,14 @@ interface Weighed {
  * the mean. Retries are drawn again from the rest.
  */
 export function score(options: ScoreOptions = {}): Plugin {
-  const checked = checkOptions("router-score", schema, options);
-  const { weights: counts, explore, completion } = checked;
+  const given = checkOptions("router-score", schema, options);
+  let settings = given;
   const experience = createExperience();
   let runtime = systemRuntime;
   let last: { id: string; groups: Weighed[] } = { id: "", groups: [] };
 
   function weigh(targets: readonly Target[], request: Readonly<RequestFrame>, now: number): Float64Array {
+    const { weights: counts, completion } = settings;
     const price = relative(costs(targets, ({ model }) => costOf(model, request, completion)));
     const firstChunk = relative(figures(targets, ({ stats }) => stats.firstChunk));
     const throughput = relative(figures(targets, ({ stats }) => stats.chunksPerSecond));
@@ -85,7 +86,7 @@ export function score(options: ScoreOptions = {}): Plugin {
   function* draw({ targets, weights }: Weighed, now: number): Generator<Target> {
     const left = [...targets];
     const open = weights.slice();
-    if (left.length > 1 && runtime.random() < explore) {
+    if (left.length > 1 && runtime.random() < settings.explore) {
       const unknown = targets.flatMap(({ id, stats }, i) =>
         stats.inFlight === 0 && (stats.limitedUntil ?? 0) <= now && now - experience.askedAt(id) > LONG_AGO ? [i] : [],
       );
@@ -111,7 +112,7 @@ export function score(options: ScoreOptions = {}): Plugin {
 
   return {
     name: "router-score",
-    options: checked,
+    options: given,
     router: {
       select: byModel(select),
       explain(target, request) {
@@ -121,7 +122,7 @@ export function score(options: ScoreOptions = {}): Plugin {
         const { failing, cap } = experience.of(target.id, runtime.now());
         return {
           share: group ? rounded(shareOf(target, group)) : "unknown",
-          usd: costOf(target.model, request, completion) ?? "unknown",
+          usd: costOf(target.model, request, settings.completion) ?? "unknown",
           firstChunk: stats.firstChunk ?? "unknown",
           chunksPerSecond: stats.chunksPerSecond ?? "unknown",
           failing: rounded(failing),
@@ -136,6 +137,10 @@ export function score(options: ScoreOptions = {}): Plugin {
       "call:attempted": (_, { id }, attempt) => experience.learn(id, attempt, runtime.now()),
     },
     setup: (node) => void (runtime = node.runtime),
+    update(next) {
+      settings = next.options as typeof settings; // what it has learned stays
+      return true;
+    },
   };
 }
 

@@ -241,6 +241,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     const cwd = projectFolder();
     const { stdout, stderr } = spawnSync("python3", ["-c", script, process.execPath, BIN], {
       cwd,
+      env: { ...process.env, HOME: cwd },
       encoding: "utf8",
       timeout: 30_000,
     });

@@ -27,6 +27,14 @@ function readManifest(folder: string): Record<string, unknown> {
   return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Record<string, unknown>;
 }
 
+it("`--help` names every template that there is", async () => {
+  const { code, stdout } = await runAimo(["init", "--help"]);
+  const names = readdirSync(new URL("../../templates", import.meta.url)).filter((name) => !name.startsWith("_"));
+  expect(code).toBe(0);
+  expect(names).toHaveLength(5);
+  for (const name of names) expect(stdout).toMatch(new RegExp(`[ ,]${name}[ ,]`));
+});
+
 describe("without a terminal", () => {
   it("makes a gateway in aimo-node, and says three lines to copy", async () => {
     const cwd = emptyFolder();

@@ -37,7 +37,7 @@ async function isNode(api: string): Promise<string> {
   const answer = await reach(api, "/v1/health", { signal: AbortSignal.timeout(ANSWER_WITHIN) });
   const body: unknown = await answer.json().catch(() => undefined);
   const { id, error } = (body ?? {}) as { id?: string; error?: { message?: string } };
-  if (answer.ok && id !== undefined && isPeerId(id)) return id;
+  if (id !== undefined && isPeerId(id)) return id;
   if (error?.message?.startsWith("There is no route GET")) return "Its health route is off.";
   throw new Error(`What answers there is no aimo node (status ${answer.status} to GET /v1/health): check the URL.`);
 }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import type { Handler, LinkCaps, NodeConfig, Plugin } from "../../../core/index.ts";
+import type { Handler, LinkCaps, NodeConfig, Plugin, Provider } from "../../../core/index.ts";
 import { Type } from "../../../core/wire/codec.ts";
 import { provider } from "../../kit/local.ts";
 import { connect, pass, quiet, until, wiredNode, type Wire, type WiredNode } from "../../kit/pair.ts";
@@ -248,4 +248,62 @@ test("a node that closes while it waits for a link leaves no timer of that behin
   await closed;
   expect((await asked).outcome.status).toBe("error");
   expect([left?.aborted, stage.a.runtime.pending]).toEqual([true, 0]);
+});
+
+describe("an advert that is handed over", () => {
+  test("makes a link to its node, and lists what can be called then", async () => {
+    const stage = await scene();
+    const peer = await settle(stage, stage.a.node.register(stage.b.node.advert));
+    expect([peer, stage.wires.length]).toEqual([stage.b.node.id, 1]);
+    expect(models(stage.a)).toEqual([`${stage.b.node.id}/p/m`]);
+    const { outcome, text } = await settle(stage, collect(stage.a.node, chat("m", { stream: true })));
+    expect([outcome.status, text === whole, stage.wires.length]).toEqual(["ok", true, 1]);
+  });
+
+  test("needs no other link where there is one", async () => {
+    const stage = await scene();
+    connect(stage.a, stage.b);
+    await quiet();
+    await stage.a.node.register(stage.b.node.advert);
+    expect([stage.wires.length, models(stage.a).length]).toEqual([0, 1]);
+  });
+
+  test("of a node that no transport reaches is refused, and leaves nothing behind", async () => {
+    const stage = await scene();
+    stage.near.reach = () => Promise.reject(new Error("nobody listens there"));
+    await expect(stage.a.node.register(stage.b.node.advert)).rejects.toMatchObject({
+      code: "NETWORK_ERROR",
+      message: expect.stringMatching(/nobody listens there/) as string,
+    });
+    expect(models(stage.a)).toEqual([]);
+  });
+
+  test("is refused when it is forged, broken, old, or of this very node", async () => {
+    const { a, b } = await scene();
+    const { blob, signature } = b.node.advert;
+    const code = (advert: { blob: Uint8Array; signature: Uint8Array }): Promise<string> =>
+      a.node.register(advert).then(
+        () => "taken",
+        (error: { code: string }) => error.code,
+      );
+    expect(await code({ blob, signature: a.node.advert.signature })).toBe("UNAUTHORIZED");
+    expect(await code({ blob: blob.subarray(1), signature })).toBe("INVALID_MESSAGE_FORMAT");
+    expect(await code(a.node.advert)).toBe("FORBIDDEN");
+    await a.runtime.advance(61_000);
+    expect(await code({ blob, signature })).toBe("FORBIDDEN");
+    expect(models({ node: a.node } as WiredNode)).toEqual([]);
+  });
+
+  test("says what is offered now, and what it says the peers hear, too", async () => {
+    const far = fallback();
+    const cards = [{ id: "m", types: ["openai.chat"] }];
+    const growing = { ...(provider("p", () => undefined).provider as Provider), models: cards };
+    const { node } = await wiredNode([far.plugin, { name: "provider-growing", provider: growing }]);
+    const before = Buffer.from(node.advert.blob).toString("latin1");
+    far.said.length = 0;
+    growing.models = [...cards, { id: "another-model", types: ["openai.chat"] }];
+    const after = Buffer.from(node.advert.blob).toString("latin1");
+    expect([before.includes("another-model"), after.includes("another-model")]).toEqual([false, true]);
+    expect(far.said.map((bytes) => Buffer.from(bytes).includes("another-model"))).toEqual([true]);
+  });
 });

@@ -111,12 +111,29 @@ describe("a mount", () => {
         () => {
           throw new AimoError("RATE_LIMIT_EXCEEDED", "Too fast.", { retryAfter: 1_500 });
         },
-        ({ message }) => ({ type: "error", message }),
+        { render: ({ message }) => ({ type: "error", message }) },
       );
     });
     const response = await stage.get("/x");
     expect([response.status, response.headers.get("retry-after")]).toEqual([429, "2"]);
     expect(await response.json()).toEqual({ type: "error", message: "Too fast." });
+  });
+
+  it("lists the routes that are mounted now, with what is told of them", async () => {
+    let off = (): void => undefined;
+    const about = { summary: "The second." };
+    await using stage = await start(({ mount, upgrade }) => {
+      mount("GET", "/x", "public", () => "first");
+      off = mount("GET", "/x", "read", () => "second", about);
+      upgrade("/ws", "call", (_request, socket) => void socket.destroy());
+    });
+    const { routes } = stage.node.use("http");
+    expect(routes).toEqual([
+      expect.objectContaining({ method: "GET", path: "/x", scope: "read", about }),
+      expect.objectContaining({ method: "GET", path: "/ws", scope: "call" }),
+    ]);
+    off();
+    expect(stage.node.use("http").routes[0]).toMatchObject({ path: "/x", scope: "public" });
   });
 
   it("tells a handler when its client leaves", async () => {

@@ -77,6 +77,17 @@ describe("refuses", () => {
   });
 });
 
+describe("a key", () => {
+  it("may administer the node only if it is named for that", async () => {
+    await using node = await createNode({ plugins: [apiKeys({ keys: [KEY], admin: [OTHER] })] });
+    const as = async (key: string, scope: Scope): Promise<void> =>
+      node.admit(origin({ headers: { "x-api-key": key } }), scope);
+    for (const scope of ["call", "read"] as const) await Promise.all([as(KEY, scope), as(OTHER, scope)]);
+    await as(OTHER, "admin");
+    await expect(as(KEY, "admin")).rejects.toMatchObject({ code: "FORBIDDEN", status: 403 });
+  });
+});
+
 describe("its options", () => {
   it("want keys of at least 8 printable characters, and never repeat one", () => {
     for (const keys of [

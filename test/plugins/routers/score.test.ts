@@ -4,6 +4,7 @@ import {
   createNode,
   type AimoNode,
   type Handler,
+  type Plugin,
   type Target,
   type TargetStats,
 } from "../../../core/index.ts";
@@ -182,6 +183,15 @@ describe("it learns from attempts", () => {
     expect(figures(node, "a").share).toBeLessThan(0.01);
     await runtime.advance(300_000);
     expect(figures(node, "a").share).toBeGreaterThan(0.4);
+  });
+
+  it("and keeps it when a reload changes its weights", async () => {
+    await using node = await two(createVirtualRuntime(), broken);
+    for (let i = 0; i < 3; i++) await ask(node, "a");
+    const plugins = [score(only({ success: 0 })), ...[node.config.plugins].flat(9).slice(1)] as Plugin[];
+    expect(await node.reload({ plugins })).toEqual([expect.stringContaining("router-score")]);
+    expect(figures(node, "a").failing).toBeCloseTo(0.488);
+    expect(figures(node, "a").share).toBe(0.5);
   });
 
   it("but not from what a client did wrong, or cancelled", async () => {
