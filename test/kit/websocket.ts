@@ -89,6 +89,6 @@ export function isEnd(message: Told): boolean {
 
 /** The text that the chunks say. */
 export function textOf(messages: readonly Told[]): string {
-  type Chunk = { choices: { delta?: { content?: string } }[] };
-  return messages.map(({ chunk }) => (chunk as Chunk | undefined)?.choices[0]?.delta?.content ?? "").join("");
+  type Chunk = { choices?: { delta?: { content?: string } }[] };
+  return messages.map(({ chunk }) => (chunk as Chunk | null | undefined)?.choices?.[0]?.delta?.content ?? "").join("");
 }
