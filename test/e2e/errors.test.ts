@@ -134,7 +134,7 @@ it("a key is required when AIMO_API_KEY is set, and no key appears at the upstre
   }
   expect(own.requests).toHaveLength(0);
   for (const path of ["/v1/models", "/v1/providers"]) expect((await fetch(guarded.api + path)).status).toBe(401);
-  expect((await fetch(`${guarded.api}/v1/health`)).status).toBe(200);
+  expect((await fetch(`${guarded.api}/v1/health?probe=live`)).status).toBe(200);
 
   expect((await ask({ authorization: `Bearer ${clientKey}` })).status).toBe(200);
   expect((await ask({ "x-api-key": clientKey, cookie: `key=${clientKey}` })).status).toBe(200);
