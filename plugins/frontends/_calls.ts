@@ -4,6 +4,7 @@ import { AimoError, fromFrame } from "../../core/error.ts";
 import type { Receipt } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Sink } from "../../core/parts.ts";
+import { newId } from "./_answer.ts";
 import { isEvents, type Client } from "./_client.ts";
 import { parse } from "./_exchange.ts";
 import type { Form, Wish } from "./_form.ts";
@@ -160,7 +161,7 @@ export function createCalls(
   }
 
   async function run(wish: Extract<Wish, { kind: "call" }>): Promise<void> {
-    const requestId = Buffer.from(node.runtime.randomBytes(16)).toString("hex");
+    const requestId = newId(node);
     const from: Origin = { ...origin };
     const told: { receipt?: Receipt | undefined } = {};
     const controller = new AbortController();
@@ -176,7 +177,8 @@ export function createCalls(
       // Each call on its own: a key may have been taken back since the socket was opened.
       await node.admit(from, "call");
       const signal = kept?.signal ?? controller.signal;
-      await node.open({ ...wish.request, requestId }, toSink(to, kept !== undefined, told), { origin: from, signal });
+      const sink = toSink(to, kept !== undefined, told);
+      await node.open({ ...wish.request, requestId }, sink, { ...wish.from, origin: from, signal });
       to.cut(); // one that was cancelled has no end
     } catch (cause) {
       to.refuse(AimoError.from(cause));

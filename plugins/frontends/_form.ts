@@ -1,7 +1,7 @@
 import type { AimoError } from "../../core/error.ts";
 import type { Headers, Receipt } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { NewRequest, Wait } from "../../core/parts.ts";
+import type { NewRequest, OpenFrom, Wait } from "../../core/parts.ts";
 import { toFacts } from "../../core/wire/receipt.ts";
 import type { Client } from "./_client.ts";
 
@@ -26,6 +26,7 @@ export type Wish =
       readonly key: string;
       readonly keeps: boolean;
       readonly request: NewRequest;
+      readonly from: Pick<OpenFrom, "routers">;
       readonly tell: (teller: Teller) => Client;
     }
   | {

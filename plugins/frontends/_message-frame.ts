@@ -6,7 +6,7 @@ import type { Client, Head } from "./_client.ts";
 import { check } from "./_exchange.ts";
 import { toldReceipt, type Form, type Teller } from "./_form.ts";
 import { createPieces, type Piece } from "./_pieces.ts";
-import { split } from "./openai-api.ts";
+import { routed, routingOf, type Body } from "./_routed.ts";
 
 const TYPES = ["Request", "Response", "StreamChunk", "Error", "Heartbeat"] as const;
 type FrameType = (typeof TYPES)[number];
@@ -29,7 +29,7 @@ const frame = z.looseObject({
   payload: z.record(z.string(), z.unknown(), "must be an object"),
 });
 const TYPE = "must be a type of request, such as openai.chat";
-const request = z.looseObject({
+const requested = z.looseObject({
   provider_id: z.string().nullish(),
   endpoint: z.string().nullish(),
   type_: z.string(TYPE).min(1, TYPE).max(64, TYPE).optional(),
@@ -66,7 +66,7 @@ export const messageFrame: Form = {
       kind: "call",
       key: JSON.stringify(id),
       keeps: false,
-      request: toRequest(payload[type], target, node),
+      ...toRequest(payload[type], target, node),
       tell: (teller) => createFrames(id, sender, teller, node),
     };
   },
@@ -90,39 +90,39 @@ export function heartbeatFrame(node: AimoNode): string {
 }
 
 function toRequest(payload: unknown, target: string | null | undefined, node: AimoNode) {
-  const { provider_id, endpoint, type_, type = type_, ...rest } = check(payload, request, "The Request");
+  const { provider_id, endpoint, type_, type = type_, ...rest } = check(payload, requested, "The Request");
   if (type === undefined || (type_ ?? type) !== type)
     throw new AimoError("INVALID_MESSAGE_FORMAT", `type_: ${TYPE}.`, { param: "type_" });
   const body = Buffer.from(rest.payload, rest.payload_encoding ?? "utf8");
-  const { model } = /\bjson\b/i.test(rest.content_type) ? routed.parse(valueOf(body)) : {};
-  const found = typeof model === "string" ? split(model, node) : {};
+  const found = routingOf(/\bjson\b/i.test(rest.content_type) ? bodyOf(body) : {}, node);
   const provider = provider_id || target;
-  if (typeof model !== "string" && !provider)
+  if (found.target.model === undefined && !provider)
     throw new AimoError("INVALID_MESSAGE_FORMAT", "payload: must name a model, or provider_id a provider.", {
       param: "payload",
     });
   const names = Object.entries(rest.headers ?? {}).map(([key, value]) => [key.toLowerCase(), value]);
-  return {
+  const request = {
     type: Object.hasOwn(FORMER, type) ? (FORMER[type] as string) : type,
     contentType: rest.content_type,
     body,
     stream: rest.stream,
     headers: forwarded(Object.fromEntries(names) as Record<string, string>),
-    ...found,
+    ...found.target,
     ...(provider && { providerId: provider }),
     ...(typeof endpoint === "string" && { endpoint }),
   };
+  return { request, from: found.from };
 }
 
-/** The provider refuses what is no JSON. */
-const routed = z.looseObject({ model: z.string("must be the name of a model").nullish() }).catch({});
-
-function valueOf(body: Buffer): unknown {
+/** What is no JSON object is the provider's to refuse. */
+function bodyOf(body: Buffer): Body {
+  let value: unknown;
   try {
-    return JSON.parse(body.toString());
+    value = JSON.parse(body.toString());
   } catch {
-    return undefined;
+    return {};
   }
+  return typeof value === "object" && value !== null ? check(value, routed, "The payload") : {};
 }
 
 /** `target`: whom it is for, by its own name. */

@@ -8,10 +8,9 @@ import { isEvents, type Client, type Head } from "./_client.ts";
 import { check } from "./_exchange.ts";
 import { headersOf, toldReceipt, type Form, type Teller } from "./_form.ts";
 import { createPieces, type Piece } from "./_pieces.ts";
-import { split } from "./openai-api.ts";
+import { chat, NAME, routed, routingOf } from "./_routed.ts";
 
 const JSON_TYPE = "application/json";
-const NAME = "must be the name of a model";
 const TYPE = "must be a type of request, such as openai.chat";
 /** A message may say these beside what is asked; the provider does not see them. */
 const OURS = ["id", "type", "resume", "offset", "cancel"];
@@ -26,12 +25,6 @@ const envelope = z.looseObject({
   offset: z.int("must be a number of bytes").nonnegative("must be a number of bytes").default(0),
   cancel: z.literal(true, "must be true").optional(),
 });
-const routed = z.looseObject({
-  model: z.string(NAME).min(1, NAME),
-  stream: z.boolean("must be true or false").nullish(),
-});
-const chat = routed.extend({ messages: z.array(z.unknown(), "must be an array") });
-
 /** A request's own JSON with an `id`, answered by messages with that `id` around the JSON that the provider sent. */
 export const plain: Form = {
   read(value, bytes, headers, node) {
@@ -43,18 +36,21 @@ export const plain: Form = {
     if (cancel) return { kind: "cancel", key: called };
     const tell = (teller: Teller): Client => createPlain(called, teller);
     if (typeof resume === "string") return { kind: "resume", key: called, id: resume, offset, tell };
-    const { model, stream } = check(value, type === "openai.chat" ? chat : routed, "The message");
+    const said = check(value, type === "openai.chat" ? chat : routed, "The message");
+    const { target, from } = routingOf(said, node);
+    if (target.model === undefined)
+      throw new AimoError("INVALID_MESSAGE_FORMAT", `model: ${NAME}.`, { param: "model" });
     // The socket's own request has one, perhaps; its calls are many.
     const { "idempotency-key": _, ...kept } = forwarded(headers);
     const request = {
       type,
       contentType: JSON_TYPE,
       body: forUpstream(bytes, JSON_TYPE, undefined, OURS),
-      stream: stream === true,
+      stream: said.stream === true,
       headers: kept,
-      ...split(model, node),
+      ...target,
     };
-    return { kind: "call", key: called, keeps: resume === true, request, tell };
+    return { kind: "call", key: called, keeps: resume === true, request, from, tell };
   },
   keyOf: (value) => JSON.stringify(id.safeParse(value["id"]).data ?? null),
   refusal: (error, key) => failure(key, error),

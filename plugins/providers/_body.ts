@@ -19,6 +19,7 @@ export function forUpstream(
   model: string | undefined,
   without: readonly string[] = [],
 ): Uint8Array {
+  if (model === undefined && without.length === 0) return body;
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
   const edits = /\bjson\b/i.test(contentType)
     ? [...editsOfJson(bytes, model, without)]

@@ -73,6 +73,8 @@ function rawOf({ texts }: SocketClient, key: string): string[] {
   return texts.flatMap((text) => text.split(`"${key}":`).slice(1, 2));
 }
 
+const idOf = (message: Told | undefined): string =>
+  (message?.["head"] as { headers: Record<string, string> } | undefined)?.headers["x-request-id"] ?? "";
 const ended = (messages: readonly Told[]): Told => messages.at(-1) as Told;
 const codeOf = (message: Told): string => (message["error"] as { code: string }).code;
 
@@ -91,8 +93,7 @@ describe("a streamed answer", () => {
       },
     });
     expect(rawOf(client, "chunk")).toEqual(texts.map((text) => `${text}}`));
-    const { headers } = messages[0]?.["head"] as { headers: Record<string, string> };
-    expect(ended(messages)).toMatchObject({ done: true, receipt: { request: headers["x-request-id"], status: 200 } });
+    expect(ended(messages)).toMatchObject({ done: true, receipt: { request: idOf(messages[0]), status: 200 } });
     expect(stage.ended.map(({ outcome }) => outcome.status)).toEqual(["ok"]);
   });
 
@@ -483,7 +484,7 @@ describe("a client that comes back", () => {
     const first = await openSocket(url);
     first.send(chat("a", { model: "test-model", resume: true }));
     const { head } = await first.seen((message) => "head" in message);
-    const id = (head as { headers: Record<string, string> }).headers["x-request-id"] as string;
+    const id = idOf({ head });
     const { offset } = await first.seen(({ chunk }) => JSON.stringify(chunk ?? "").includes(" wörld"));
     expect(offset).toBe(Buffer.byteLength(begin.join("")));
     first.socket.resetAndDestroy();
@@ -514,7 +515,7 @@ describe("a client that comes back", () => {
     ];
     one.send(chat("a", { resume: true }));
     const messages = await one.whole("a");
-    const id = (messages[0]?.["head"] as { headers: Record<string, string> }).headers["x-request-id"] as string;
+    const id = idOf(messages[0]);
     two.send({ id: 1, resume: id });
     expect(codeOf(ended(await two.whole(1)))).toBe("call_not_found");
     one.send({ id: 1, resume: id, offset: 1_000_000 });
@@ -532,7 +533,7 @@ describe("a client that comes back", () => {
     client.send(chat("a", { model: "test-model", resume: true }));
     const exchange = await upstream.request(0);
     const { head } = await client.seen((message) => "head" in message);
-    const id = (head as { headers: Record<string, string> }).headers["x-request-id"];
+    const id = idOf({ head });
     const second = await openSocket(url);
     second.send({ id: "b", resume: id });
     expect(codeOf(ended(await client.whole("a")))).toBe("cancelled");
@@ -550,7 +551,7 @@ describe("a client that comes back", () => {
     const client = await openSocket(stage.url);
     client.send(chat("a", { resume: true }));
     const [first] = await client.whole("a");
-    const id = (first?.["head"] as { headers: Record<string, string> }).headers["x-request-id"];
+    const id = idOf(first);
     for (let n = 0; ; n++) {
       client.send({ id: n, resume: id });
       if (codeOf({ error: {}, ...ended(await client.whole(n)) }) === "call_not_found") break;
