@@ -123,8 +123,10 @@ export function http(options: HttpOptions = {}): Plugin {
 
   async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     socket.on("error", () => socket.destroy());
-    const found = upgrades.get(new URL(request.url ?? "/", "http://node").pathname)?.at(-1);
     try {
+      // One that is no path has no route either.
+      const url = URL.parse(request.url ?? "/", "http://node");
+      const found = upgrades.get(url?.pathname ?? "")?.at(-1);
       if (found === undefined) throw noRoute(request);
       const origin = withKey(originOf(request));
       if (found.scope !== "public") await node.admit(origin, found.scope);

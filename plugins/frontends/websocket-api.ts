@@ -24,6 +24,11 @@ const schema = z.strictObject({
   origins: z.array(z.string().refine(isOrigin, "must be an origin such as https://app.example, or *")).default([]),
   heartbeat: z.number().int().positive().default(15_000),
 });
+const ABOUT = {
+  summary: "Many calls over one WebSocket",
+  description: "Text messages: the JSON of a request with an `id`, or message frames. See docs/clients.md.",
+  answers: { 101: { description: "The connection is a WebSocket from here on." } },
+};
 const PATHS = ["/v1/stream", "/api/v1/stream"];
 
 /** Many calls at once over one WebSocket, `/v1/stream`: chat bodies with an `id`, or message frames in JSON. */
@@ -81,7 +86,7 @@ export function websocketApi(options: WebsocketApiOptions = {}): Plugin {
       closing = false;
       adapter = (await import("crossws/adapters/node")).default;
       const { upgrade } = node.use("http");
-      for (const path of PATHS) upgrade(path, "call", accept);
+      for (const path of PATHS) upgrade(path, "call", accept, ABOUT);
     },
     frontend: {
       listen: () => undefined,

@@ -3,6 +3,7 @@ import { aimoApi } from "../frontends/aimo-api.ts";
 import { http, type HttpOptions } from "../frontends/http.ts";
 import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
+import { websocketApi } from "../frontends/websocket-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
 import { breaker } from "../routers/breaker.ts";
@@ -30,6 +31,7 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     openaiApi(),
     aimoApi(),
     openapi(),
+    websocketApi(),
     libp2p({ listen, join }),
     stream(),
     pubsub(),

@@ -174,7 +174,8 @@ describe("an upgrade", () => {
     };
     expect(await ask("/ws", "a-long-key")).toContain("hello");
     expect(await ask("/ws", "wrong-key")).toContain("HTTP/1.1 401");
-    expect(await ask("/nothing", "a-long-key")).toContain("HTTP/1.1 404");
+    for (const path of ["/nothing", "//", "http://", "*"])
+      expect(await ask(path, "a-long-key")).toContain("HTTP/1.1 404");
   });
 });
 
