@@ -179,6 +179,16 @@ describe("an upgrade", () => {
   });
 });
 
+it("an upgraded connection that nobody closes does not keep the node from closing", async () => {
+  expectClean();
+  const stage = await start(({ upgrade }) => void upgrade("/ws", "public", (_, socket) => void socket.write("hello")));
+  const socket = connect(Number(new URL(stage.url).port), "127.0.0.1");
+  socket.write("GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n");
+  await once(socket, "data");
+  const [, closed] = await Promise.all([stage.node.close(), once(socket, "close")]);
+  expect(closed).toBeDefined();
+});
+
 describe("the door", () => {
   it("beyond loopback needs a plugin that tells clients apart, or `insecure`", async () => {
     await expect(createNode({ plugins: [http({ port: 0, host: "0.0.0.0" })] })).rejects.toThrow(/apiKeys.*insecure/s);
