@@ -103,11 +103,11 @@ export function createCalls(
     return new AimoError("RATE_LIMIT_EXCEEDED", `This socket has ${calls} open calls already.`, { retryAfter });
   }
 
-  /** From now on the client may cancel it. `end` is for what goes on without this socket. */
+  /** From now on the client may cancel it; `forget`: of what would go on without it. */
   function place(
     { key, tell }: Extract<Wish, { key: string; tell: unknown }>,
     requestId: string,
-    end: (error: AimoError) => void,
+    forget: () => void,
     more: { readonly offset?: number; readonly receipt?: () => Receipt | undefined; readonly ended?: () => void },
   ): Place {
     const left: (() => void)[] = [];
@@ -122,7 +122,7 @@ export function createCalls(
     };
     const cancel = (error: AimoError): void => {
       client.refuse(error);
-      end(error);
+      forget();
       over();
     };
     const client = tell({
@@ -166,7 +166,7 @@ export function createCalls(
     const told: { receipt?: Receipt | undefined } = {};
     const controller = new AbortController();
     const offset = wish.keeps ? { offset: 0 } : {};
-    const seat = place(wish, requestId, (error) => (kept ? kept.forget() : controller.abort(error)), {
+    const seat = place(wish, requestId, () => kept?.forget(), {
       ...offset,
       receipt: () => told.receipt,
     });
