@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
-import { createClient, type Client } from "./_client.ts";
+import { createClient, type Client, type Manner } from "./_client.ts";
 import { withEventIds } from "./_event-ids.ts";
 import { createKept, type Kept, type Replies, type Seat } from "./_kept.ts";
 import type { Exchange, HttpService } from "./http.ts";
@@ -58,7 +58,12 @@ export function keepReply(
  * Goes on with a reply from the event that the client saw last, if it asks for that; its request is not looked at.
  * Throws CALL_NOT_FOUND, INVALID_MESSAGE_FORMAT for a malformed id.
  */
-export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keepAlive: number): boolean {
+export function resumeReply(
+  node: AimoNode,
+  { req, res, origin }: Exchange,
+  keepAlive: number,
+  manner?: Manner,
+): boolean {
   const last = req.headers["last-event-id"];
   if (last === undefined || !asks(req)) return false;
   const param = "Last-Event-ID";
@@ -71,7 +76,7 @@ export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keep
     const kept = findReply(node, origin, id);
     if (res.destroyed) return true;
     kept.attach(Number(offset), (head) => {
-      const client = createClient(node, res, id, keepAlive);
+      const client = createClient(node, res, id, keepAlive, manner);
       client.begin(head);
       res.flushHeaders(); // there may be nothing to tell yet
       return seatOf(res, withEventIds(client, id, Number(offset)));

@@ -1,5 +1,6 @@
 import type { PluginList } from "../../core/plugin.ts";
 import { aimoApi } from "../frontends/aimo-api.ts";
+import { anthropicApi } from "../frontends/anthropic-api.ts";
 import { http, type HttpOptions } from "../frontends/http.ts";
 import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
@@ -11,6 +12,8 @@ import { score } from "../routers/score.ts";
 import { libp2p } from "../transports/libp2p.ts";
 import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
+import { anthropicToOpenai } from "../translators/anthropic-to-openai.ts";
+import { openaiToAnthropic } from "../translators/openai-to-anthropic.ts";
 
 export interface GatewayOptions extends HttpOptions {
   /** Multiaddrs for peers. Default `/ip4/127.0.0.1/tcp/4001`. */
@@ -29,9 +32,12 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     key && apiKeys({ keys: [key] }),
     http(server),
     openaiApi(),
+    anthropicApi(),
     aimoApi(),
     openapi(),
     websocketApi(),
+    anthropicToOpenai(),
+    openaiToAnthropic(),
     libp2p({ listen, join }),
     stream(),
     pubsub(),

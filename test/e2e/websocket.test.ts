@@ -64,7 +64,10 @@ interface State {
   readonly calls: Record<string, { text: string; end?: string }>;
 }
 
-describe.skipIf(!existsSync(CHROMIUM))("a page in Chromium", () => {
+const noBrowser = !existsSync(CHROMIUM);
+if (noBrowser) console.log(`No page is opened: there is no ${CHROMIUM} (apt-get install chromium).`);
+
+describe.skipIf(noBrowser)("a page in Chromium", () => {
   let browser: Browser;
   beforeAll(async () => {
     browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
@@ -136,13 +139,6 @@ describe.skipIf(!existsSync(CHROMIUM))("a page in Chromium", () => {
     expect((await state(await open(query(), other), "closed !== undefined")).closed).toBe(1_006);
   });
 });
-
-if (!existsSync(CHROMIUM))
-  it("no page was opened", ({ skip }) => {
-    const why = `There is no ${CHROMIUM}: apt-get install chromium.`;
-    console.log(why);
-    skip(why);
-  });
 
 it("a gateway that stops lets the calls of its sockets end, and closes them with 1001", async () => {
   const before = upstream.requests.length;
