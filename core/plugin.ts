@@ -84,6 +84,7 @@ export const BUILT_IN: readonly string[] = [
   "guard-api-keys",
   "host-libp2p",
   "observer-logger",
+  "observer-metrics",
   "provider-custom",
   "provider-demo",
   "provider-openai",
