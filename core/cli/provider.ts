@@ -4,6 +4,7 @@ import { defaultDataDir, run, type RunOptions } from "./run.ts";
 
 export interface ProviderFlags extends RunOptions {
   upstream?: string;
+  gguf?: string;
   models: string[];
   join: string[];
   listen: string[];
@@ -12,6 +13,7 @@ export interface ProviderFlags extends RunOptions {
 
 export async function provider({
   upstream,
+  gguf,
   models,
   join,
   listen,
@@ -24,12 +26,13 @@ export async function provider({
     join,
     listen,
     ...(upstream !== undefined && { upstream }),
+    ...(gguf !== undefined && { gguf }),
     ...(models.length > 0 && { models }),
   });
   await run(
     { plugins, dataDir },
     options,
     ({ peerId }) =>
-      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? "the embedded demo, which is no model"}\n`,
+      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? gguf ?? "the embedded demo, which is no model"}\n`,
   );
 }
