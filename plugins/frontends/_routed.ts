@@ -1,6 +1,7 @@
 import { z } from "zod";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenFrom } from "../../core/parts.ts";
+import { messages } from "./_json.ts";
 import { meant } from "./_named.ts";
 import { preferences } from "./_preferences.ts";
 import { preferring } from "./_preferring.ts";
@@ -15,7 +16,7 @@ export const routed = z.looseObject({
   provider: preferences.nullish(),
   stream: z.boolean("must be true or false").nullish(),
 });
-export const chat = routed.extend({ messages: z.array(z.unknown(), "must be an array") });
+export const chat = routed.extend({ messages });
 export type Body = Partial<z.output<typeof routed>>;
 
 /** Where a call may go, and how it is routed. */

@@ -118,6 +118,30 @@ describe.skipIf(absent)("a real model behind gateway and provider", () => {
   });
 });
 
+const plain = { prompt: "Once upon a time", temperature: 0, max_tokens: 60 };
+
+it.skipIf(absent ?? withoutLlama)(
+  "llama.cpp in a provider and the plain server say the same, each behind a gateway",
+  async () => {
+    const gateway = await startGateway();
+    const to = ["--join", gateway.ready.listen[0] as string, "--data-dir", dataDir()];
+    await listed(
+      gateway,
+      await startAimo(["provider", "--gguf", join(MODELS, "stories260K.gguf"), "--models", "one", ...to]),
+    );
+    await listed(gateway, await startProvider(gateway, urlOf(await startModel())));
+    const { completions } = clientOf(`${gateway.api}/v1`);
+    const here = await completions.create({ ...plain, model: "one" });
+    const there = await completions.create({ ...plain, model: MODEL });
+    expect(here.choices[0]?.text).toBe(there.choices[0]?.text);
+    expect(here.usage).toEqual(there.usage);
+    let text = "";
+    for await (const { choices } of await completions.create({ ...plain, model: "one", stream: true }))
+      text += choices[0]?.text ?? "";
+    expect(text).toBe(here.choices[0]?.text);
+  },
+);
+
 describe.skipIf(absent)("when something happens in the middle of a story", () => {
   it("a client that leaves stops the model", async () => {
     const server = await startModel(20);
