@@ -12,3 +12,4 @@ export {
 } from "./http.ts";
 export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
+export { subscribe, type SubscribeOptions } from "./subscribe.ts";

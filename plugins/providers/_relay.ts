@@ -147,7 +147,7 @@ function collect(response: IncomingMessage, reply: Reply, call: Call, limit: num
   });
 }
 
-function usageOf(body: Buffer): Usage | undefined {
+export function usageOf(body: Buffer): Usage | undefined {
   try {
     return toUsage(JSON.parse(body.toString()));
   } catch {
@@ -202,7 +202,7 @@ function cut(): AimoError {
 const CLIENT_ERROR = /^(invalid_request_error|BadRequestError)$/;
 
 /** An error event in place of an answer. */
-function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
+export function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
   const told = Number(code) >= 400 && Number(code) <= 599 ? Number(code) : undefined;
   const status = told ?? (CLIENT_ERROR.test(String(type)) ? 400 : undefined);
   const retryable = status === undefined || status === 408 || status === 429 || status >= 500;

@@ -1,0 +1,202 @@
+import type { IncomingMessage } from "node:http";
+import type { Duplex } from "node:stream";
+import nodeAdapter from "crossws/adapters/node";
+import { z } from "zod";
+import type { Call, Outcome } from "../../core/call.ts";
+import { checkOptions } from "../../core/config.ts";
+import { AimoError } from "../../core/error.ts";
+import type { ModelCard, RequestFrame } from "../../core/frame.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Plugin } from "../../core/plugin.ts";
+import { sentKey } from "../guards/_sent-key.ts";
+import { isWallet } from "../guards/_wallet-key.ts";
+import type {} from "../guards/wallet-keys.ts";
+import { mountKeyRoutes } from "./_key-routes.ts";
+import { createLine, type Line, type Socket } from "./_line.ts";
+import { createSubscriber, type Subscriber } from "./_subscriber.ts";
+import type {} from "./http.ts";
+
+export interface SubscribeOptions {
+  /**
+   * What providers offer, by the public key of their wallet: names, or cards. These are routed like any other model. A
+   * provider that is not named here is called by `wallet:model` alone. Default {}.
+   */
+  models?: Record<string, (string | ModelCard)[]>;
+}
+
+const isModel = (value: unknown): boolean =>
+  (typeof value === "string" && value !== "") || typeof (value as ModelCard | null)?.id === "string";
+const schema = z.strictObject({
+  models: z
+    .record(
+      z.string().refine(isWallet, "must be the public key of a wallet, 32 bytes in base58"),
+      z
+        .array(z.custom<string | ModelCard>(isModel, "must be a name, or a card with `id` and `types`"))
+        .min(1, "must name at least one model"),
+    )
+    .default({}),
+});
+
+const ABOUT = {
+  summary: "Where a provider of the forerunner connects",
+  answers: { 101: { description: "The connection is a WebSocket from here on." } },
+};
+const PATH = "/api/v1/providers/subscribe";
+/** Connections of all wallets, and of one. */
+const MAX_LINES = 1_000;
+const MAX_LINES_OF_ONE = 16;
+/** JSON in JSON: how much longer than its answer a message may be. */
+const ESCAPED = 2;
+
+/**
+ * The forerunner's providers connect here, unchanged, and its routes for keys are here. Their protocol knows neither
+ * cancel nor credit: a call that was given up goes on at the provider, and one reader that is far behind holds up all
+ * calls over the same connection.
+ */
+export function subscribe(options: SubscribeOptions = {}): Plugin {
+  const given = checkOptions("frontend-subscribe", schema, options);
+  let { models } = given;
+  const subscribers = new Map<string, Subscriber>();
+  /** By the id of the key that each came with. */
+  const lines = new Map<Line, string>();
+  const tries = new WeakMap<Call, (answered: boolean) => void>();
+  let node: AimoNode;
+
+  function accept(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const text = sentKey(request.headers as Record<string, string>) ?? "";
+    const keys = node.use("walletKeys");
+    const { wallet, id } = keys.check(text);
+    if (lines.size >= MAX_LINES || (subscribers.get(wallet)?.lines.size ?? 0) >= MAX_LINES_OF_ONE)
+      throw new AimoError("OVERLOADED", "There are as many providers connected as this node takes.", {
+        retryAfter: 60_000,
+      });
+    const said = new URL(request.url ?? "/", "http://node").searchParams.getAll("models");
+    const names = said.flatMap((list) => list.split(",")).filter(Boolean);
+    let line: ReturnType<typeof createLine> | undefined;
+    const adapter = nodeAdapter({
+      idleTimeout: 0,
+      serverOptions: { maxPayload: ESCAPED * node.config.limits.body + 65_536 },
+      hooks: {
+        open(peer) {
+          line = createLine(toSocket(peer as never), {
+            runtime: node.runtime,
+            limit: () => node.config.limits.body,
+            window: () => node.config.window,
+            check: () => void keys.check(text),
+            garbled: () => node.log("warn", "a provider sends what is no Response; it is left out", { wallet }),
+          });
+          join(wallet, id, line, names);
+        },
+        message: (_, message) => line?.message(typeof message.rawData === "string" ? message.rawData : undefined),
+        pong: () => line?.pong(),
+        close() {
+          line?.closed();
+          if (line) leave(wallet, line);
+        },
+      },
+    });
+    void adapter.handleUpgrade(request, socket, head);
+  }
+
+  function join(wallet: string, key: string, line: Line, names: readonly string[]): void {
+    try {
+      const subscriber = subscribers.get(wallet) ?? createSubscriber(node, wallet);
+      subscribers.set(wallet, subscriber);
+      subscriber.lines.add(line);
+      subscriber.declare(models[wallet]);
+      subscriber.claim(names);
+      lines.set(line, key);
+    } catch (error) {
+      line.close(1011, AimoError.from(error).message);
+    }
+  }
+
+  function leave(wallet: string, line: Line): void {
+    lines.delete(line);
+    const subscriber = subscribers.get(wallet);
+    if (!subscriber?.lines.delete(line) || subscriber.lines.size > 0) return;
+    subscribers.delete(wallet);
+    subscriber.leave();
+  }
+
+  /** A model that its provider has not told of is known by its full name. */
+  function find(frame: RequestFrame, call: Call): void {
+    const { providerId: wallet, model } = frame;
+    const subscriber = wallet === undefined ? undefined : subscribers.get(wallet);
+    if (model === undefined) return;
+    if (subscriber === undefined) return absent(model);
+    if (models[wallet as string] !== undefined || model.startsWith(`${wallet}:`)) return;
+    const done = subscriber.try(model);
+    if (done) tries.set(call, done);
+    frame.model = `${wallet}:${model}`;
+  }
+
+  /** One that the config tells of is expected back. */
+  function absent(model: string): void {
+    const [wallet = "", name] = model.split(":", 2);
+    if (name === undefined || models[wallet] === undefined || subscribers.has(wallet)) return;
+    const data = { param: "model", retryAfter: 2_000 };
+    throw new AimoError("NO_PROVIDER", `The provider ${wallet} is not connected; try again shortly.`, data);
+  }
+
+  function ended(call: Call, { status, receipt }: Outcome): void {
+    tries.get(call)?.(status === "ok" && (receipt?.status ?? 500) < 400);
+  }
+
+  return {
+    name: "frontend-subscribe",
+    options: given,
+    needs: ["http", "walletKeys"],
+    hooks: {
+      "frame:request": find,
+      "call:end": ended,
+      "keys:revoke"(id) {
+        for (const [line, key] of lines) if (key === id) line.close(1008, "The key was revoked.");
+      },
+    },
+    setup(face) {
+      node = face;
+      const { mount, upgrade } = node.use("http");
+      mount("GET", "/api/v1/ping", "public", () => "pong", { summary: "Is the node there" });
+      upgrade(PATH, "read", accept, ABOUT);
+      mountKeyRoutes(node);
+    },
+    update({ options: next }) {
+      ({ models } = next as typeof given);
+      for (const [wallet, subscriber] of subscribers) subscriber.declare(models[wallet]);
+      return true;
+    },
+    async close() {
+      for (const line of lines.keys()) line.close(1001, "The node is closing.");
+      await Promise.all([...lines.keys()].map(({ gone }) => gone));
+    },
+  };
+}
+
+/** What the adapter hides: a line that is not read, and one that is dropped. */
+interface Peer {
+  readonly websocket: {
+    pause(): void;
+    resume(): void;
+    send(text: string): void;
+  };
+  readonly bufferedAmount: number;
+  ping(): void;
+  close(code: number, reason: string): void;
+  terminate(): void;
+}
+
+function toSocket(peer: Peer): Socket {
+  const { websocket } = peer;
+  return {
+    send: (text) => websocket.send(text),
+    ping: () => peer.ping(),
+    pause: () => websocket.pause(),
+    resume: () => websocket.resume(),
+    close: (code, reason) => peer.close(code, reason),
+    terminate: () => peer.terminate(),
+    get buffered() {
+      return peer.bufferedAmount;
+    },
+  };
+}
