@@ -51,7 +51,7 @@ export { generate } from "./generate.ts";
 export { isPeerId, openIdentity, type Identity } from "./identity.ts";
 export { optional } from "./optional.ts";
 export { createNode, type AimoNode, type LogFields, type LogLevel } from "./node.ts";
-export type { Decision, Step, Weighed } from "./route.ts";
+export type { Decision, NamedRouter, Step, Weighed } from "./route.ts";
 export { systemRuntime, type Runtime } from "./runtime.ts";
 
 export type { SignedAdvert } from "./wire/advert.ts";

@@ -1,6 +1,7 @@
 import type { Attempt, Call, Origin, Outcome } from "./call.ts";
 import type { AimoError } from "./error.ts";
 import type { Headers, ModelCard, ReplyFrame, RequestFrame, Usage } from "./frame.ts";
+import type { NamedRouter } from "./route.ts";
 
 export type Awaitable<T> = T | Promise<T>;
 
@@ -108,6 +109,8 @@ export interface OpenFrom {
   readonly signal: AbortSignal;
   /** Ids of targets that are not to be tried. */
   readonly without?: readonly string[];
+  /** The routers of this call, made of the node's: what a client may say of it stands before or behind them. */
+  readonly routers?: (chain: readonly NamedRouter[]) => readonly NamedRouter[];
   /** ms; shorter than the node's own, when the node that asks is in a hurry. */
   readonly timeouts?: { readonly firstChunk: number; readonly gap: number };
 }

@@ -44,7 +44,8 @@ export function createPipeline(kernel: Kernel): Pipeline {
   const checks = new Set<(ended: LiveCall) => void>();
   let drained: (() => void) | undefined;
 
-  const open: OpenCall = async (newRequest, sink, { origin, signal, without = [], timeouts: asked }) => {
+  const open: OpenCall = async (newRequest, sink, from) => {
+    const { origin, signal, without = [], routers = (chain) => chain, timeouts: asked } = from;
     const listeners = hooks.current();
     const { timeouts } = settings;
     const controller = new AbortController();
@@ -55,7 +56,7 @@ export function createPipeline(kernel: Kernel): Pipeline {
       call,
       sink: counting(sink, call),
       listeners,
-      routers: kernel.routers(),
+      routers: routers(kernel.routers()),
       without,
       timeouts: shorter(timeouts, asked),
     };

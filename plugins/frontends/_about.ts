@@ -34,6 +34,8 @@ export interface About {
   readonly body?: Content;
   /** By status; default: 200 with anything. Errors need not be told: every route has them. */
   readonly answers?: Readonly<Record<number, AboutAnswer>>;
+  /** Not an operation: it only refuses what is none. */
+  readonly hidden?: true;
   /** What a thrown error looks like to a client. Default `AimoError.toJSON()`. */
   readonly render?: (error: AimoError) => object;
 }

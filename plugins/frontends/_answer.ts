@@ -8,8 +8,10 @@ import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
 export interface Dialect {
-  /** The event that ends a stream after its head was sent. */
-  errorEvent(error: AimoError, requestId: string, model: string | undefined): string;
+  /** The event that ends a stream after its head was sent; `last` is what came before it. */
+  errorEvent(error: AimoError, requestId: string, model: string | undefined, last: Uint8Array): string;
+  /** A whole answer for a client that was told that a stream comes. Default: one event, and `[DONE]`. */
+  wholeEvent?(body: string): string;
   /** An answer that clients of this dialect cannot read, as an error. */
   unreadable?(frame: ResponseFrame): AimoError | undefined;
 }
@@ -44,7 +46,7 @@ export async function answer(
   open: OpenCall = node.open,
 ): Promise<void> {
   const { res, origin, signal } = exchange;
-  const requestId = Buffer.from(node.runtime.randomBytes(16)).toString("hex");
+  const { requestId = newId(node) } = request;
   const client = createClient(node, res, requestId, request.stream ? keepAlive : 0);
   const kept = keepReply(node, exchange, requestId, client);
   const to = kept ?? client;
@@ -53,14 +55,19 @@ export async function answer(
   to.cut(); // a call that was cancelled has no end
 }
 
+export function newId({ runtime }: Pick<AimoNode, "runtime">): string {
+  return Buffer.from(runtime.randomBytes(16)).toString("hex");
+}
+
 /** What the frames of a reply mean for a client of this dialect. */
 function toSink(client: Client, dialect: Dialect, requestId: string, model: string | undefined): Sink {
   let partial = false; // in the middle of an event: nothing may be inserted
+  let last: Uint8Array = new Uint8Array();
 
   function fail(error: AimoError, headers?: Headers): void {
     if (client.head === undefined) return client.refuse(error, headers);
     if (!isEvents(client.head) || partial) return client.cut();
-    client.end(Buffer.from(dialect.errorEvent(error, requestId, model)), true);
+    client.end(Buffer.from(dialect.errorEvent(error, requestId, model, last)), true);
   }
 
   function whole(frame: ResponseFrame): void {
@@ -68,8 +75,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
     if (client.head === undefined) return client.whole({ status, headers, contentType }, body);
     // A keep-alive has sent the head of a stream already.
     const text = Buffer.from(body).toString();
-    if (status < 400)
-      return client.end(Buffer.from(`data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\ndata: [DONE]\n\n`));
+    if (status < 400) return client.end(Buffer.from(dialect.wholeEvent?.(text) ?? `${toData(text)}data: [DONE]\n\n`));
     fail(new AimoError("UPSTREAM_FAILED", upstreamMessage(text) ?? `The provider answered ${status}.`, { status }));
   }
 
@@ -77,6 +83,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
     write(frame) {
       if (frame.messageType === "StreamChunk") {
         partial = frame.partial === true;
+        last = frame.body;
         return frame.isFinal ? void client.end(frame.body) : client.write(frame.body, partial);
       }
       if (frame.messageType === "Error") return void fail(fromFrame(frame), frame.headers);
@@ -88,6 +95,11 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
       return undefined;
     },
   };
+}
+
+/** The data of an event, which may have several lines. */
+export function toData(text: string): string {
+  return `data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\n`;
 }
 
 /** Without those of an answer that is not shown. */

@@ -1,4 +1,5 @@
 import { AimoError } from "../../core/error.ts";
+import type { ModelCard } from "../../core/frame.ts";
 import type { Reply, Wait } from "../../core/parts.ts";
 import type { Runtime } from "../../core/runtime.ts";
 import { readOldResponse, type OldResponse } from "./_old-frames.ts";
@@ -25,11 +26,18 @@ export interface Line {
    * Sends a request and writes its answer into `reply`. False: the line broke before anything came, another one may be
    * asked. Rejects with the error that ends the call.
    */
-  ask(id: string, message: string, reply: Reply, signal: AbortSignal): Promise<boolean>;
+  ask(asked: Asked, reply: Reply, signal: AbortSignal): Promise<boolean>;
   /** Takes no more calls; those that run are cut. */
   close(code: number, reason: string): void;
   /** Resolves when the connection is gone. */
   readonly gone: Promise<void>;
+}
+
+export interface Asked {
+  readonly id: string;
+  /** The Request. */
+  readonly message: string;
+  readonly pricing: ModelCard["pricing"];
 }
 
 export interface LineEvents {
@@ -103,12 +111,12 @@ export function createLine(socket: Socket, init: LineInit): Line & LineEvents {
     socket.close(code, reason);
   }
 
-  function ask(id: string, message: string, reply: Reply, signal: AbortSignal): Promise<boolean> {
+  function ask({ id, message, pricing }: Asked, reply: Reply, signal: AbortSignal): Promise<boolean> {
     if (over || signal.aborted) return Promise.resolve(signal.aborted);
     if (socket.buffered > BEHIND) return Promise.reject(full());
     if (open.has(id)) return Promise.reject(twice());
     const { promise, resolve, reject } = Promise.withResolvers<boolean>();
-    const answer = createOldReply(reply, init.limit());
+    const answer = createOldReply(reply, init.limit(), pricing);
     const queue: OldResponse[] = [];
     let queued = 0;
     let waiting: Wait;

@@ -1,8 +1,9 @@
-import { z } from "zod";
-import type { Headers, RequestFrame } from "../../core/frame.ts";
-import { withModel } from "../providers/_model.ts";
-import { AimoError } from "../../core/error.ts";
 import { isUtf8 } from "node:buffer";
+import { z } from "zod";
+import { AimoError } from "../../core/error.ts";
+import type { Headers, RequestFrame } from "../../core/frame.ts";
+import { forUpstream } from "../providers/_body.ts";
+import { OF_GATEWAYS } from "../providers/_relay.ts";
 
 /** What the forerunner's provider answers, one text message each: a whole answer, or a piece of a stream. */
 export interface OldResponse {
@@ -29,7 +30,7 @@ const response = z.object({
 export function toOldRequest(frame: RequestFrame, service: string, model: string): string {
   const { requestId, senderId, type, contentType } = frame;
   const json = /\bjson\b/i.test(contentType);
-  const body = json ? withModel(frame.body, model) : frame.body;
+  const body = forUpstream(frame.body, contentType, model, OF_GATEWAYS);
   if (!isUtf8(body))
     throw new AimoError("INVALID_MESSAGE_FORMAT", "This provider's protocol carries text alone, and the body is none.");
   return JSON.stringify({

@@ -1,14 +1,15 @@
 import { AimoError } from "../../core/error.ts";
-import type { Headers, Usage } from "../../core/frame.ts";
+import type { Headers, ModelCard, Usage } from "../../core/frame.ts";
 import type { Reply, Wait } from "../../core/parts.ts";
-import { createEventSplitter, findUsage, readEvents } from "../providers/_events.ts";
-import { upstreamError, usageOf } from "../providers/_relay.ts";
+import { createEventSplitter, hasEnd, readEvents } from "../providers/_events.ts";
+import { upstreamError } from "../providers/_relay.ts";
+import { findUsage, withCost } from "../providers/_usage.ts";
 import type { OldResponse } from "./_old-frames.ts";
 
 /** What of an upstream's headers means something here. */
 const PASSED = /^(cache-control|expires|last-modified|etag|retry-after|x-request-id|x-ratelimit-[\w-]+|openai-[\w-]+)$/;
-/** Tells the end of a stream from a death: the old proxy ends a stream whose upstream broke off like any other. */
-const END = /\[DONE\]|"finish_reason" ?: ?"|"type" ?: ?"message_stop"/;
+/** The end of an answer, where its stream goes without the usual word. */
+const FINISHED = /"finish_reason" ?: ?"/;
 
 /** Writes what came for one call into its reply. Each throws an AimoError that ends the call. */
 export interface OldReply {
@@ -18,7 +19,7 @@ export interface OldReply {
 }
 
 /** `limit`: bytes of a whole answer, above which it is passed on as a stream. */
-export function createOldReply(reply: Reply, limit: number): OldReply {
+export function createOldReply(reply: Reply, limit: number, pricing: ModelCard["pricing"]): OldReply {
   const splitter = createEventSplitter();
   let begun = false;
   let ended = false;
@@ -35,33 +36,39 @@ export function createOldReply(reply: Reply, limit: number): OldReply {
       reply.head(headOf(response));
       return reply.end({ body });
     }
-    const told = /\bjson\b/i.test(content_type) ? usageOf(body) : undefined;
-    return reply.send(body, { ...headOf(response), ...(told && { usage: told }) });
+    const told = /\bjson\b/i.test(content_type) ? findUsage(body) : undefined;
+    if (told === undefined) return reply.send(body, headOf(response));
+    const counted = withCost(body, told, response.status_code < 400 ? pricing : undefined);
+    return reply.send(counted.bytes, { ...headOf(response), usage: counted.usage });
   }
 
   function piece(payload: string): Wait {
     if (!events) return reply.chunk(payload);
     const next = splitter.push(Buffer.from(payload));
     if (next === undefined) return undefined;
-    const { bytes, partial } = next;
-    look(bytes, partial);
-    return reply.chunk(bytes, { preamble, partial });
+    const bytes = look(next.bytes, next.partial);
+    return reply.chunk(bytes, { preamble, partial: next.partial });
   }
 
-  /** Throws for an error in place of an answer. */
-  function look(bytes: Buffer, partial: boolean): void {
+  /** The bytes to pass on. Throws for an error in place of an answer. */
+  function look(bytes: Buffer, partial: boolean): Buffer {
     if (preamble) {
       const { substance, error } = readEvents(bytes);
       if (error) throw upstreamError(error);
       preamble = !substance && !partial;
     }
-    finished ||= END.test(bytes.toString("latin1"));
-    usage = findUsage(bytes) ?? usage;
+    finished ||= hasEnd(bytes) || FINISHED.test(bytes.toString("latin1"));
+    const told = findUsage(bytes);
+    if (told === undefined) return bytes;
+    const counted = withCost(bytes, told, pricing);
+    ({ usage } = counted);
+    return counted.bytes;
   }
 
   function end(): Wait {
-    const rest = splitter.rest();
-    if (rest.length > 0) look(rest, false);
+    const left = splitter.rest();
+    const rest = left.length > 0 ? look(left, false) : left;
+    // The old proxy ends a stream whose upstream broke off like any other.
     if (events && !finished)
       throw new AimoError("STREAM_INTERRUPTED", "The provider ended the stream, but the answer in it has no end.");
     ended = true;

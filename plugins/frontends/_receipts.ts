@@ -1,11 +1,7 @@
-import type { Attempt, Call, Origin } from "../../core/call.ts";
-import { AimoError } from "../../core/error.ts";
+import type { Call, Origin } from "../../core/call.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { toFacts, verifyReceipt } from "../../core/wire/receipt.ts";
-
-/** ms */
-const KEPT = 600_000;
-const CALLS = 10_000;
+import { createRecent } from "./_recent.ts";
 
 /** What was signed of the newest calls of clients. */
 export interface Receipts {
@@ -15,29 +11,15 @@ export interface Receipts {
   show(id: string, asker: Origin, node: Pick<AimoNode, "identity" | "runtime">): object;
 }
 
-interface Kept {
-  readonly client: string | undefined;
-  readonly attempts: readonly Attempt[];
-}
-
 export function createReceipts(): Receipts {
-  const calls = new Map<string, Kept>();
+  const calls = createRecent(
+    "There is no receipt of such a call of yours. They are kept for 10 minutes, and that of a reply that was cancelled comes a moment after it.",
+  );
 
   return {
-    add({ id, origin, attempts }) {
-      if (origin.kind !== "client" || calls.has(id)) return;
-      calls.set(id, { client: origin.client, attempts });
-      if (calls.size > CALLS) calls.delete(calls.keys().next().value as string);
-    },
-    show(id, { client }, { identity, runtime }) {
-      const found = calls.get(id);
-      const endedAt = Math.max(...(found?.attempts ?? []).map((attempt) => attempt.endedAt ?? Infinity));
-      if (found === undefined || found.client !== client || endedAt + KEPT <= runtime.now())
-        throw new AimoError(
-          "CALL_NOT_FOUND",
-          "There is no receipt of such a call of yours. They are kept for 10 minutes, and that of a reply that was cancelled comes a moment after it.",
-        );
-      const data = found.attempts.flatMap(({ target, receipt, modified = false }) => {
+    add: (call) => calls.add(call, {}),
+    show(id, asker, { identity, runtime }) {
+      const data = calls.find(id, asker, runtime).attempts.flatMap(({ target, receipt, modified = false }) => {
         if (receipt === undefined) return [];
         const [signed, signature] = [receipt.raw, receipt.signature].map((bytes) =>
           Buffer.from(bytes).toString("base64"),

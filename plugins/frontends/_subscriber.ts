@@ -40,12 +40,13 @@ export function createSubscriber(node: AimoNode, wallet: string): Subscriber {
   }
 
   const handle: Handler = async (request, reply, call) => {
-    const { model = "", requestId } = request;
+    const { model = "", requestId: id } = request;
     const message = toOldRequest(request, wallet, model.startsWith(prefix) ? model.slice(prefix.length) : model);
+    const { pricing } = models.find((card) => card.id === model) ?? {};
     const tried = new Set<Line>();
     for (let line = pick(lines, tried); line !== undefined; line = pick(lines, tried)) {
       tried.add(line);
-      if (await line.ask(requestId, message, reply, call.signal)) return;
+      if (await line.ask({ id, message, pricing }, reply, call.signal)) return;
     }
     throw new AimoError("NETWORK_ERROR", "The provider's connection broke.");
   };

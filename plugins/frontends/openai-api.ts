@@ -1,15 +1,12 @@
 import { z } from "zod";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
-import { isPeerId } from "../../core/identity.ts";
-import type { AimoNode } from "../../core/node.ts";
-import type { Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { answer, forwarded, type Dialect } from "./_answer.ts";
-import { continuing } from "./_continue.ts";
-import { parse } from "./_exchange.ts";
+import type { About } from "./_about.ts";
+import { createGenerations } from "./_generations.ts";
 import { about } from "./_openai-about.ts";
-import { resumeReply } from "./_resume.ts";
+import { listModels, showModel } from "./_openai-models.ts";
+import { ROUTES, serve } from "./_openai-routes.ts";
 import type { Exchange } from "./http.ts";
 
 export interface OpenaiApiOptions {
@@ -35,57 +32,43 @@ const schema = z.strictObject({
 });
 const PREFIXES = ["/v1", "/api/v1"];
 
-/** What must be right for routing; everything else is the provider's to judge. */
-const chat = z.looseObject({
-  model: z.string("must be the name of a model").min(1, "must be the name of a model"),
-  messages: z.array(z.unknown(), "must be an array"),
-  stream: z.boolean("must be true or false").nullish(),
-});
-
-const aboutChat = { ...about.chat, body: { "application/json": chat } };
-
-/** The OpenAI API: chat completions and models, under `/v1` and `/api/v1`. */
+/**
+ * The OpenAI API, under `/v1` and `/api/v1`: chat completions, completions, responses, embeddings, moderations, audio,
+ * images, files and models, with OpenRouter's fallbacks, preferences and variants.
+ */
 export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
   const given = checkOptions("frontend-openai-api", schema, options);
   let settings = given;
+  const generations = createGenerations();
   return {
     name: "frontend-openai-api",
     options: given,
     needs: ["http"],
+    hooks: { "call:end": (call, outcome) => generations.add(call, outcome) },
     setup(node) {
-      const { mount } = node.use("http");
+      const http = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
+      const generation = ({ req, origin }: Exchange): object => {
+        const id = new URL(req.url ?? "/", "http://node").searchParams.get("id") ?? "";
+        return generations.show(id, origin, node.runtime);
+      };
+      const list = (): object => ({ object: "list", data: listModels(node.targets, created) });
+      const show = ({ params }: Exchange): object => showModel(params["id"] ?? "", node, created);
       for (const prefix of PREFIXES) {
-        mount(
-          "POST",
-          `${prefix}/chat/completions`,
-          "call",
-          (exchange) => complete(node, exchange, settings),
-          aboutChat,
-        );
-        mount(
-          "GET",
-          `${prefix}/models`,
-          "read",
-          () => ({ object: "list", data: listModels(node.targets, created) }),
-          about.models,
-        );
-        mount(
-          "GET",
-          `${prefix}/models/**:id`,
-          "read",
-          ({ params }) => {
-            const id = params["id"] ?? "";
-            const found = listModels(node.targets, created).find((model) => model.id === id);
-            if (found) return found;
-            throw new AimoError(
-              "MODEL_NOT_FOUND",
-              `The model ${JSON.stringify(id)} does not exist. GET /v1/models lists what can be called.`,
-              { param: "model" },
-            );
-          },
-          about.model,
-        );
+        for (const route of ROUTES)
+          http.mount(
+            route.method,
+            `${prefix}/${route.path}`,
+            "call",
+            (exchange) => serve(node, exchange, route, settings),
+            route.about,
+          );
+        http.mount("GET", `${prefix}/models`, "read", list, about.models);
+        http.mount("GET", `${prefix}/models/**:id`, "read", show, about.model);
+        http.mount("GET", `${prefix}/generation`, "read", generation, about.generation);
+        for (const [path, methods] of methodsByPath())
+          http.mount("ALL", `${prefix}/${path}`, "public", (exchange) => refuseMethod(exchange, methods), NO_METHOD);
+        http.mount("ALL", `${prefix}/**`, "public", refusePath, NO_PATH);
       }
     },
     update({ options: next }) {
@@ -95,85 +78,31 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
   };
 }
 
-async function complete(node: AimoNode, exchange: Exchange, settings: Required<OpenaiApiOptions>): Promise<void> {
-  const { keepAlive } = settings;
-  const body = await exchange.body();
-  if (resumeReply(node, exchange, keepAlive)) return;
-  const { model: named, stream } = parse(body, chat);
-  const { req, origin } = exchange;
-  const request = {
-    type: "openai.chat",
-    contentType: req.headers["content-type"] ?? "application/json",
-    body,
-    stream: stream === true,
-    headers: forwarded(origin.headers),
-    ...split(named, node),
-  };
-  const wanted = req.headers["x-aimo-continue"] ?? settings.continue;
-  await answer(node, exchange, request, dialect, keepAlive, wanted === "prefill" ? continuing(node) : node.open);
+function methodsByPath(): Map<string, string[]> {
+  const read = ["models", "models/**:id", "generation"].map((path) => ({ method: "GET", path }));
+  const paths = Map.groupBy([...ROUTES, ...read], ({ path }) => path);
+  return new Map([...paths].map(([path, routes]) => [path, routes.map(({ method }) => method)]));
 }
 
-/**
- * `provider_id:model` names a provider, anything else is routed. Model names may have colons of their own (`llama3:8b`):
- * only a peer id, or the name of a local provider whose model it is not, counts as a provider.
- */
-export function split(named: string, node: Pick<AimoNode, "targets">): { model: string; providerId?: string } {
-  const colon = named.indexOf(":");
-  if (colon <= 0) return { model: named };
-  const providerId = named.slice(0, colon);
-  const direct = { model: named.slice(colon + 1), providerId };
-  if (isPeerId(providerId)) return direct;
-  let local = false;
-  for (const target of node.targets) {
-    if (target.model.id === named) return { model: named };
-    if (target.local && target.provider === providerId) local = true;
-  }
-  return local ? direct : { model: named };
+function refuseMethod({ req, res }: Exchange, methods: readonly string[]): never {
+  res.setHeader("allow", methods.join(", "));
+  throw new AimoError("INVALID_MESSAGE_FORMAT", `${pathOf(req)} takes ${methods.join(" and ")}, not ${req.method}.`, {
+    status: 405,
+  });
 }
 
-interface Listed {
-  readonly id: string;
-  readonly object: "model";
-  readonly created: number;
-  readonly owned_by: string;
+function refusePath({ req }: Exchange): never {
+  throw new AimoError("INVALID_MESSAGE_FORMAT", `There is no route ${req.method} ${pathOf(req)}.`, { status: 404 });
 }
 
-/** What can be called now, each model once. */
-function listModels(targets: Iterable<Target>, created: number): Listed[] {
-  const models = new Map<string, Listed>();
-  for (const { model, provider } of targets) {
-    if (models.has(model.id) || !model.types.some((type) => type.startsWith("openai."))) continue;
-    models.set(model.id, { id: model.id, object: "model", created, owned_by: provider });
-  }
-  return [...models.values()];
+function pathOf({ url = "/" }: Exchange["req"]): string {
+  return url.split("?")[0] as string;
 }
 
-const dialect: Dialect = {
-  /** A chunk with a top-level error, as OpenRouter ends a stream: every OpenAI client throws on it. */
-  errorEvent(error, requestId, model) {
-    const { message, code } = error.toJSON().error;
-    const choices = [{ index: 0, delta: { content: "" }, finish_reason: "error" }];
-    const created = Math.floor(Date.now() / 1_000);
-    const chunk = {
-      id: requestId,
-      object: "chat.completion.chunk",
-      created,
-      model,
-      error: { code, message, type: error.toJSON().error.type },
-      choices,
-    };
-    return `data: ${JSON.stringify(chunk)}\n\n`;
-  },
-  /** A proxy's HTML page, or plain text, is no OpenAI error. */
-  unreadable({ statusCode, contentType, headers }) {
-    if (statusCode < 400 || /\bjson\b/i.test(contentType)) return undefined;
-    const seconds = Number(headers["retry-after"]);
-    const retryAfter = seconds > 0 ? { retryAfter: seconds * 1_000 } : {};
-    const kind = contentType.split(";")[0] || "no content type";
-    return new AimoError(
-      "UPSTREAM_FAILED",
-      `The provider's upstream answered ${statusCode} with ${kind} instead of an error object.`,
-      { status: statusCode, ...retryAfter },
-    );
-  },
-};
+/** With OpenAI's code for it. */
+function coded(code: string): About {
+  return { hidden: true, render: (error) => ({ error: { ...error.toJSON().error, code } }) };
+}
+
+const NO_METHOD = coded("method_not_supported");
+const NO_PATH = coded("unknown_url");

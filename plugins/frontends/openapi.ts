@@ -37,7 +37,8 @@ export function openapi(): Plugin {
 /** `auth`: clients must send a key. */
 function describe(routes: readonly MountedRoute[], auth: boolean): object {
   const paths: Record<string, Record<string, object>> = {};
-  const byAbout = [...Map.groupBy(routes, (route) => route.about).values()];
+  const shown = routes.filter(({ about: { hidden } }) => hidden !== true);
+  const byAbout = [...Map.groupBy(shown, (route) => route.about).values()];
   const operations = byAbout.flatMap((same) => [...Map.groupBy(same, ({ method }) => method).values()]);
   for (const [route, ...others] of operations as [MountedRoute, ...MountedRoute[]][]) {
     const methods = route.method === "ALL" ? METHODS : [route.method.toLowerCase()];

@@ -119,24 +119,19 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
     subscriber.leave();
   }
 
-  /** A model that its provider has not told of is known by its full name. */
+  /** `wallet:model`, or the provider and the model: one that its provider has not told of is known by its full name. */
   function find(frame: RequestFrame, call: Call): void {
-    const { providerId: wallet, model } = frame;
-    const subscriber = wallet === undefined ? undefined : subscribers.get(wallet);
+    const { providerId, model } = frame;
     if (model === undefined) return;
-    if (subscriber === undefined) return absent(model);
-    if (models[wallet as string] !== undefined || model.startsWith(`${wallet}:`)) return;
-    const done = subscriber.try(model);
+    const colon = model.indexOf(":");
+    const wallet = providerId ?? model.slice(0, Math.max(0, colon));
+    const subscriber = subscribers.get(wallet);
+    if (subscriber === undefined && models[wallet]) throw away(wallet);
+    if (subscriber === undefined || models[wallet] || frame.type !== "openai.chat") return;
+    const name = model.startsWith(`${wallet}:`) ? model.slice(wallet.length + 1) : model;
+    const done = subscriber.try(name);
     if (done) tries.set(call, done);
-    frame.model = `${wallet}:${model}`;
-  }
-
-  /** One that the config tells of is expected back. */
-  function absent(model: string): void {
-    const [wallet = "", name] = model.split(":", 2);
-    if (name === undefined || models[wallet] === undefined || subscribers.has(wallet)) return;
-    const data = { param: "model", retryAfter: 2_000 };
-    throw new AimoError("NO_PROVIDER", `The provider ${wallet} is not connected; try again shortly.`, data);
+    frame.model = `${wallet}:${name}`;
   }
 
   function ended(call: Call, { status, receipt }: Outcome): void {
@@ -171,6 +166,12 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
       await Promise.all([...lines.keys()].map(({ gone }) => gone));
     },
   };
+}
+
+/** One that the config names is expected back. */
+function away(wallet: string): AimoError {
+  const data = { param: "model", retryAfter: 2_000 };
+  return new AimoError("NO_PROVIDER", `The provider ${wallet} is not connected; try again shortly.`, data);
 }
 
 /** What the adapter hides: a line that is not read, and one that is dropped. */

@@ -1,5 +1,4 @@
 import { MAX_CHUNK } from "../../core/frame.ts";
-import type { Usage } from "../../core/frame.ts";
 
 const LF = 0x0a;
 const CR = 0x0d;
@@ -59,6 +58,23 @@ export interface ToldError {
   readonly type?: unknown;
 }
 
+/** Of a response (OpenAI's Responses API) before it says something: what it is, and which item or part comes next. */
+const PREAMBLE = new Set<unknown>([
+  "response.created",
+  "response.queued",
+  "response.in_progress",
+  "response.output_item.added",
+  "response.content_part.added",
+  "response.reasoning_summary_part.added",
+]);
+
+/** Ends a stream that is not cut: without a length nothing else tells that it is whole. */
+const END = /\[DONE\]|"type" ?: ?"response\.(completed|incomplete|failed)"/;
+
+export function hasEnd(bytes: Buffer): boolean {
+  return END.test(bytes.toString("latin1"));
+}
+
 export function readEvents(bytes: Buffer): Reading {
   for (const line of bytes.toString().split(/\r\n|\n|\r/)) {
     if (!line.startsWith("data:")) continue;
@@ -66,14 +82,26 @@ export function readEvents(bytes: Buffer): Reading {
     if (data === "") continue;
     const value = parse(data);
     if (value === undefined) return { substance: true }; // [DONE], or nothing we understand
-    const { error, object } = value as { error?: ToldError | string; object?: unknown };
+    const { type, response } = value as { type?: unknown; response?: { error?: ToldError | null } };
+    if (PREAMBLE.has(type)) continue;
+    const { error = type === "response.failed" ? response?.error : undefined, object } = value as {
+      error?: ToldError | string | null;
+      object?: unknown;
+    };
     if (object === "error") return { substance: false, error: value }; // vLLM's older form
     if (typeof error === "string") return { substance: false, error: { message: error } };
     if (typeof error === "object" && error !== null) return { substance: false, error };
+    if (type === "error") return { substance: false, error: withoutType(value) };
+    if (type === "response.failed") return { substance: false, error: {} };
     const { choices } = value as { choices?: unknown };
     if (!Array.isArray(choices) || choices.some(hasSubstance)) return { substance: true };
   }
   return { substance: false };
+}
+
+/** Its `type` is that of the event. */
+function withoutType({ message, code }: ToldError): ToldError {
+  return { ...(message !== undefined && { message }), code };
 }
 
 function hasSubstance(choice: { delta?: Record<string, unknown>; text?: unknown; finish_reason?: unknown }): boolean {
@@ -81,33 +109,6 @@ function hasSubstance(choice: { delta?: Record<string, unknown>; text?: unknown;
   return Object.entries(choice.delta ?? {}).some(
     ([key, value]) => key !== "role" && value !== null && value !== "" && !(Array.isArray(value) && value.length === 0),
   );
-}
-
-/** The usage that the events in `bytes` tell, if they do; `"usage":null` costs no parsing. */
-export function findUsage(bytes: Buffer): Usage | undefined {
-  const at = bytes.lastIndexOf('"usage"');
-  if (at === -1) return undefined;
-  let next = at + 7;
-  while (bytes[next] === 0x20 || bytes[next] === 0x3a) next++;
-  if (bytes[next] !== 0x7b) return undefined;
-  const start = Math.max(bytes.lastIndexOf(LF, at), bytes.lastIndexOf(CR, at)) + 1;
-  const line = bytes.indexOf(LF, at);
-  const text = bytes.toString("utf8", start, line === -1 ? bytes.length : line);
-  return toUsage(parse(text.startsWith("data:") ? text.slice(5) : text));
-}
-
-/** From an OpenAI answer or chunk. */
-export function toUsage(value: unknown): Usage | undefined {
-  const { usage } = (value ?? {}) as {
-    usage?: { prompt_tokens?: unknown; completion_tokens?: unknown; cost?: unknown };
-  };
-  if (typeof usage !== "object" || usage === null) return undefined;
-  const { prompt_tokens: prompt, completion_tokens: completion, cost } = usage;
-  return {
-    ...(typeof prompt === "number" && { promptTokens: prompt }),
-    ...(typeof completion === "number" && { completionTokens: completion }),
-    ...(typeof cost === "number" && { cost }),
-  };
 }
 
 function parse(text: string): object | undefined {

@@ -1,13 +1,14 @@
 import type { ClientRequest, IncomingMessage, RequestOptions } from "node:http";
 import type { Call } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
-import type { Headers, RequestFrame, Usage } from "../../core/frame.ts";
+import type { Headers, ModelCard, RequestFrame, Usage } from "../../core/frame.ts";
 import type { Reply, Wait } from "../../core/parts.ts";
-import { createEventSplitter, findUsage, readEvents, toUsage, type ToldError } from "./_events.ts";
-import { withModel } from "./_model.ts";
+import { forUpstream } from "./_body.ts";
+import { createEventSplitter, hasEnd, readEvents, type ToldError } from "./_events.ts";
+import { findUsage, withCost } from "./_usage.ts";
 
-/** Default routes. */
-const ENDPOINTS: Record<string, string> = { "openai.chat": "chat/completions", http: "chat/completions" };
+/** What a gateway has done already; OpenAI refuses fields that it does not know. */
+export const OF_GATEWAYS = ["models", "provider"];
 /** Belong to one connection, or would say something about this node that is not so. */
 const DROPPED =
   /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
@@ -25,25 +26,46 @@ function below(endpoint: string): string {
 /** Asks the upstream for a path below its URL. */
 export type Send = (path: string, init: RequestOptions) => ClientRequest;
 
+/** What the adapter knows beside the request. */
+export interface RelayInit {
+  readonly send: Send;
+  /** Of an answer that is judged as a whole. bytes */
+  readonly limit: number;
+  /** The model's prices: what a call cost is written into its usage, where the upstream does not say so. */
+  readonly pricing: ModelCard["pricing"];
+}
+
 /** One request, one reply. Resolves when the reply has ended; throws when the upstream could not be asked. */
-export async function relay(request: RequestFrame, reply: Reply, call: Call, send: Send, limit: number): Promise<void> {
-  const { type, endpoint = ENDPOINTS[type], method = "POST", contentType, model } = request;
-  if (endpoint === undefined)
-    throw new AimoError("INVALID_MESSAGE_FORMAT", `This provider has no route for requests of type ${type}.`);
-  const json = /\bjson\b/i.test(contentType);
-  const body = json && model !== undefined ? withModel(request.body, model) : request.body;
-  const headers = { ...request.headers, "content-type": contentType, "content-length": body.length };
+export async function relay(
+  request: RequestFrame,
+  reply: Reply,
+  call: Call,
+  { send, limit, pricing }: RelayInit,
+): Promise<void> {
+  const { type, endpoint = endpointOf(type), method = "POST", contentType, model } = request;
+  const dialect = type.startsWith("openai.");
+  const body = forUpstream(request.body, contentType, model, dialect ? OF_GATEWAYS : []);
+  const sized = body.length > 0 || method === "POST";
+  const headers = { ...request.headers, ...(sized && { "content-type": contentType, "content-length": body.length }) };
   const path = below(endpoint);
   const response = await ask(() => send(path, { method, headers }), body, call.signal);
   const kind = response.headers["content-type"] ?? "";
   const encoded = response.headers["content-encoding"] !== undefined;
-  if (type === "openai.chat" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
+  if (dialect && type !== "openai.files" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
     response.destroy();
     throw new AimoError("UPSTREAM_FAILED", "The provider's upstream answered with a web page; is its URL right?");
   }
+  const prices = dialect && !encoded ? pricing : undefined;
   return /^text\/event-stream\b/i.test(kind) && !encoded
-    ? streamEvents(response, reply, call)
-    : collect(response, reply, call, limit);
+    ? streamEvents(response, reply, call, prices)
+    : collect(response, reply, call, limit, prices);
+}
+
+/** `openai.audio.speech` is `audio/speech`. */
+function endpointOf(type: string): string {
+  if (type === "openai.chat" || type === "http") return "chat/completions";
+  if (type.startsWith("openai.")) return type.slice("openai.".length).replaceAll(".", "/");
+  throw new AimoError("INVALID_MESSAGE_FORMAT", `This provider has no route for requests of type ${type}.`);
 }
 
 /** A kept connection that the upstream closed meanwhile is no failure: the request is sent once more. */
@@ -88,7 +110,12 @@ function headOf(response: IncomingMessage): { status: number; headers: Headers; 
 }
 
 /** Whole events, as they come. */
-function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Promise<void> {
+function streamEvents(
+  response: IncomingMessage,
+  reply: Reply,
+  call: Call,
+  pricing: ModelCard["pricing"],
+): Promise<void> {
   const splitter = createEventSplitter();
   let preamble = true;
   let usage: Usage | undefined;
@@ -98,14 +125,16 @@ function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Prom
     data(piece) {
       const next = splitter.push(piece);
       if (next === undefined) return undefined;
-      const { bytes, partial } = next;
+      const { partial } = next;
+      let { bytes } = next;
       last = bytes;
       if (preamble) {
         const { substance, error } = readEvents(bytes);
         if (error) throw upstreamError(error);
         preamble = !substance && !partial;
       }
-      usage = findUsage(bytes) ?? usage;
+      const told = findUsage(bytes);
+      if (told) ({ bytes, usage } = withCost(bytes, told, pricing));
       return reply.chunk(bytes, { preamble, partial });
     },
     end() {
@@ -114,19 +143,29 @@ function streamEvents(response: IncomingMessage, reply: Reply, call: Call): Prom
       if (error) throw upstreamError(error);
       const sized =
         response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
-      // Without a length the end of the connection is all there is: only [DONE] tells an end from a death.
-      if (!sized && !last.includes("[DONE]") && !rest.includes("[DONE]")) throw cut();
+      // Without a length the end of the connection is all there is: only [DONE], or a response's last event, tells an end from a death.
+      if (!sized && !hasEnd(last) && !hasEnd(rest)) throw cut();
       reply.end({ ...(rest.length > 0 && { body: rest }), ...(usage && { usage }) });
     },
   });
 }
 
-/** In one piece up to `limit`, so that it can still be judged as a whole; beyond it, piece by piece. */
-function collect(response: IncomingMessage, reply: Reply, call: Call, limit: number): Promise<void> {
+/**
+ * In one piece up to `limit`, so that it can still be judged as a whole; beyond it piece by piece. So are sound, images
+ * and files: whoever plays them wants the first byte soon.
+ */
+function collect(
+  response: IncomingMessage,
+  reply: Reply,
+  call: Call,
+  limit: number,
+  pricing: ModelCard["pricing"],
+): Promise<void> {
   const head = headOf(response);
   const pieces: Buffer[] = [];
   let size = 0;
-  let streaming = Number(response.headers["content-length"] ?? 0) > limit;
+  const plays = head.status < 400 && !/\bjson\b|^text\//i.test(head.contentType);
+  let streaming = plays || Number(response.headers["content-length"] ?? 0) > limit;
   if (streaming) reply.head(head);
   return pump(response, call, {
     data(piece) {
@@ -141,18 +180,12 @@ function collect(response: IncomingMessage, reply: Reply, call: Call, limit: num
     end() {
       if (streaming) return void reply.end();
       const body = Buffer.concat(pieces, size);
-      const usage = /\bjson\b/i.test(head.contentType) ? usageOf(body) : undefined;
-      reply.send(body, { ...head, ...(usage && { usage }) });
+      const told = /\bjson\b/i.test(head.contentType) ? findUsage(body) : undefined;
+      if (told === undefined) return void reply.send(body, head);
+      const { bytes, usage } = withCost(body, told, head.status < 400 ? pricing : undefined);
+      reply.send(bytes, { ...head, usage });
     },
   });
-}
-
-export function usageOf(body: Buffer): Usage | undefined {
-  try {
-    return toUsage(JSON.parse(body.toString()));
-  } catch {
-    return undefined;
-  }
 }
 
 /** From the socket's data event to the reply in one call stack; the socket pauses while the reader is behind. */

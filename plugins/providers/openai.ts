@@ -8,6 +8,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Provider } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { ask, relay, type Send } from "./_relay.ts";
+import { typesOf } from "./_types.ts";
 
 export interface OpenaiOptions {
   /** Where the API's routes begin: `http://127.0.0.1:11434/v1`. */
@@ -16,6 +17,14 @@ export interface OpenaiOptions {
   name?: string;
   /** Names or cards; when none are given the list is read from the upstream, and again every 30 s. */
   models?: (string | ModelCard)[];
+  /**
+   * What its models answer, where their cards do not say it: `openai.chat`, `openai.completions`, `openai.responses`,
+   * `openai.embeddings`, `openai.moderations`, `openai.audio.speech`, `.transcriptions` and `.translations`,
+   * `openai.images.generations`, `.edits` and `.variations`, `openai.files`, and `http` for whatever else the API has.
+   * Default: by their names; the first three for all but embedders, voices, ears, painters and moderators; the files by
+   * the first model.
+   */
+  types?: string[];
   /** The upstream's key. Default: the environment's `AIMO_UPSTREAM_KEY`. */
   key?: string;
   /** Sent with each request. */
@@ -39,24 +48,28 @@ const schema = z.strictObject({
       ]),
     )
     .optional(),
+  types: z
+    .array(z.string().regex(/^[a-z][\w.-]*$/, 'must look like "openai.chat"'))
+    .min(1, "must name at least one type")
+    .optional(),
   key: z.string().optional(),
   headers: z.record(z.string(), z.string()).default({}),
 });
 
-/** What the adapter answers: chat completions, and whatever else the API has, by `endpoint`. */
-const TYPES = ["openai.chat", "http"];
 /** Between two looks at the upstream's model list; shorter while it is empty. ms */
 const REFRESH = 30_000;
 const REFRESH_EMPTY = 2_000;
 const LIST_WITHIN = 3_000;
 /** What lies in the socket and in the answer, each, while the reader is behind. bytes */
 const HIGH_WATER = 16_384;
+
 /** Any OpenAI-compatible URL: Ollama, vLLM, llama.cpp, a hosted API. Bodies and events pass byte for byte. */
 export function openai(options: OpenaiOptions): Plugin {
   const {
     url,
     name = "openai",
     models: given,
+    types,
     key = process.env["AIMO_UPSTREAM_KEY"],
     headers,
   } = checkOptions("provider-openai", schema, options);
@@ -71,6 +84,11 @@ export function openai(options: OpenaiOptions): Plugin {
   let models: readonly ModelCard[] = given?.map(toCard) ?? [];
   let failures = 0;
   let cancel: () => void = () => undefined;
+
+  function toCard(model: string | ModelCard, index: number): ModelCard {
+    const card = typeof model === "string" ? { id: model } : model;
+    return { ...card, types: (card as Partial<ModelCard>).types ?? types ?? typesOf(card.id, index) };
+  }
 
   function send(path: string, init: RequestOptions): ClientRequest {
     return make({ ...init, ...where, path: base.pathname + path, headers: { ...common, ...init.headers } });
@@ -100,12 +118,15 @@ export function openai(options: OpenaiOptions): Plugin {
     get models() {
       return models;
     },
-    handle: (request, reply, call) => relay(request, reply, call, send, node.config.limits.body),
+    handle(request, reply, call) {
+      const pricing = models.find(({ id }) => id === request.model)?.pricing;
+      return relay(request, reply, call, { send, limit: node.config.limits.body, pricing });
+    },
   };
   return {
     name: options.name === undefined ? "provider-openai" : `provider-openai:${name}`,
     // Secrets as marks of theirs: a reload sees that they differ, and nobody what they are.
-    options: { url, name, models: given, headers: mapValues(headers, toMark), key: key && toMark(key) },
+    options: { url, name, models: given, types, headers: mapValues(headers, toMark), key: key && toMark(key) },
     provider,
     async setup(face) {
       node = face;
@@ -118,11 +139,6 @@ export function openai(options: OpenaiOptions): Plugin {
   };
 }
 
-function toCard(model: string | ModelCard): ModelCard {
-  return typeof model === "string" ? { id: model, types: TYPES } : { ...model, types: model.types ?? TYPES };
-}
-
-/** The names in the upstream's own list. */
 function toMark(secret: string): string {
   return `sha256:${createHash("sha256").update(secret).digest("hex").slice(0, 8)}`;
 }
@@ -131,6 +147,7 @@ function mapValues(record: Headers, change: (value: string) => string): Headers 
   return Object.fromEntries(Object.entries(record).map(([name, value]) => [name, change(value)]));
 }
 
+/** The names in the upstream's own list. */
 async function readList(send: Send): Promise<string[]> {
   const signal = AbortSignal.timeout(LIST_WITHIN);
   const response = await ask(() => send("models", { method: "GET" }), Buffer.alloc(0), signal);

@@ -213,7 +213,9 @@ describe("`aimo start`", () => {
     const routes = async (args: string[], env: Record<string, string>, rest: string): Promise<number[]> => {
       const cwd = projectFolder({ "aimo.config.ts": `${plugins} ${rest} });` });
       const { api } = await startAimo(["start", ...args], { cwd, env });
-      return Promise.all(["models", "health"].map(async (path) => (await fetch(`${api}/v1/${path}`)).status));
+      return Promise.all(
+        ["models", "health?probe=live"].map(async (path) => (await fetch(`${api}/v1/${path}`)).status),
+      );
     };
     expect(await routes([], {}, "")).toEqual([200, 200]);
     expect(await routes(["--disable", "frontend-aimo-api"], {}, "")).toEqual([200, 404]);

@@ -21,7 +21,7 @@ async function after(node: AimoProcess, act: () => void, word = "reload"): Promi
   return node.waitFor((seen) => seen.event === word && node.seen.indexOf(seen) >= from);
 }
 
-const health = async ({ api }: AimoProcess): Promise<number> => (await fetch(`${api}/v1/health`)).status;
+const health = async ({ api }: AimoProcess): Promise<number> => (await fetch(`${api}/v1/health?probe=live`)).status;
 const models = async ({ api }: AimoProcess): Promise<string> => {
   const { data } = (await (await fetch(`${api}/v1/models`)).json()) as { data: { id: string }[] };
   return data
@@ -98,7 +98,7 @@ describe.each([
     });
     const { message } = await change({ "own.ts": "\nexport const own = ( => 1;" }, "reload:failed");
     expect(message).toMatch(/^own\.ts:2:\d+: .*Unexpected token$/);
-    expect(node.stderr).toContain(`aimo: ${message as string}\n`);
+    await node.said(`aimo: ${message as string}\n`);
     expect(await models(node)).toBe("mine");
     const { message: refused } = await change({ "own.ts": own.replace('"mine"', "7") }, "reload:failed");
     expect(refused).toMatch(/^own\.ts:1: provider-demo: model: invalid input/);
@@ -133,7 +133,7 @@ describe.each([
     const { node, change } = await begin({ "aimo.config.ts": config(LOCAL) });
     const { message } = await change({ "aimo.config.ts": config("http({ port: 0 }), openaiApi()") }, "advice");
     expect(message).toMatch(/nobody can answer/);
-    expect(node.stderr).toContain("nobody can answer");
+    await node.said("nobody can answer");
   });
 });
 

@@ -134,7 +134,7 @@ it("a key is required when AIMO_API_KEY is set, and no key appears at the upstre
   }
   expect(own.requests).toHaveLength(0);
   for (const path of ["/v1/models", "/v1/providers"]) expect((await fetch(guarded.api + path)).status).toBe(401);
-  expect((await fetch(`${guarded.api}/v1/health`)).status).toBe(200);
+  expect((await fetch(`${guarded.api}/v1/health?probe=live`)).status).toBe(200);
 
   expect((await ask({ authorization: `Bearer ${clientKey}` })).status).toBe(200);
   expect((await ask({ "x-api-key": clientKey, cookie: `key=${clientKey}` })).status).toBe(200);
@@ -195,15 +195,15 @@ it("a compressed body is 415", async () => {
 });
 
 it.each([
-  ["GET", "/"],
-  ["GET", "/v1/nothing"],
-  ["POST", "/v1/embedding"],
-  ["GET", "/v1/chat/completions"],
-  ["DELETE", "/v1/models"],
-  ["GET", "/v1/models/nothing"],
-])("%s %s is 404 as an error object", async (method, path) => {
+  ["GET", "/", 404],
+  ["GET", "/v1/nothing", 404],
+  ["POST", "/v1/embedding", 404],
+  ["GET", "/v1/models/nothing", 404],
+  ["GET", "/v1/chat/completions", 405],
+  ["DELETE", "/v1/models", 405],
+] as const)("%s %s is %i as an error object", async (method, path, status) => {
   const answer = await fetch(gateway.api + path, { method });
-  expect(answer.status).toBe(404);
+  expect(answer.status).toBe(status);
   expect(answer.headers.get("content-type")).toMatch(/^application\/json/);
   expect(await answer.json()).toMatchObject({ error: { type: "invalid_request_error" } });
 });

@@ -87,7 +87,7 @@ describe("frontends", () => {
     ["openaiApi(), aimoApi()", [200, 200]],
   ])("%s alone has its own routes and no others", async (plugins, expected) => {
     const node = await start(`http({ port: 0 }), ${plugins}, demo()`);
-    expect([await statusOf(node, "models"), await statusOf(node, "health")]).toEqual(expected);
+    expect([await statusOf(node, "models"), await statusOf(node, "health?probe=live")]).toEqual(expected);
     expect(advice(node)).toEqual([]);
   });
 

@@ -30,6 +30,8 @@ export interface AimoProcess extends AsyncDisposable {
   events(): AsyncGenerator<AimoEvent, void, undefined>;
   /** The first event that fits, past ones included. Rejects when the process ends or after `ms`. */
   waitFor(fits: (event: AimoEvent) => boolean, ms?: number): Promise<AimoEvent>;
+  /** Resolves when stderr has it: what is written there may come later than an event. */
+  said(text: string): Promise<void>;
   /** All that it wrote to stderr. */
   readonly stderr: string;
   kill(signal: NodeJS.Signals): void;
@@ -105,6 +107,12 @@ export async function startAimo(args: readonly string[], options: StartOptions =
       }
     },
     waitFor,
+    async said(text) {
+      while (!output.stderr.includes(text)) {
+        if (over) throw new Error(`aimo ${args[0]} ended, and did not say "${text}":\n${output.stderr}`);
+        await changed();
+      }
+    },
     get stderr() {
       return output.stderr;
     },
@@ -167,7 +175,10 @@ function launch(args: readonly string[], options: StartOptions): Launched {
     for (const each of lines) if (each.startsWith("{")) seen.push(JSON.parse(each) as AimoEvent);
     wake();
   });
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (output.stderr += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => {
+    output.stderr += text;
+    wake();
+  });
   const exit = new Promise<Exit>((resolve, reject) => {
     child.once("error", reject);
     child.once("close", (code, signal) => resolve({ code, signal, ...output }));

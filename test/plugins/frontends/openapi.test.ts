@@ -50,6 +50,8 @@ describe("the document", () => {
     const all = routes(await read(await start([openaiApi(), aimoApi()])));
     expect(all).toContain("POST /v1/chat/completions");
     expect(all).toContain("GET /v1/models/{id}");
+    expect(all).toContain("DELETE /v1/files/{id}");
+    expect(all.filter((route) => route.includes("{path}"))).toEqual([]);
     expect(all).toContain("POST /v1/providers/register");
     expect(all.filter((route) => route.includes("/api/v1"))).toEqual([]);
     const { paths } = await read(await start([aimoApi()]));
@@ -104,6 +106,7 @@ it("what the routes answer fits what is told of them", async () => {
   const url = urlOf(node);
   const asked = { method: "POST", body: JSON.stringify({ model: "m", messages: [] }) };
   const id = (await fetch(`${url}/v1/chat/completions`, asked)).headers.get("x-request-id") ?? "";
+  const queries: Record<string, string> = { "/v1/generation": `?id=${id}` };
   const params: Record<string, string> = {
     "/v1/models/{id}": "m",
     "/v1/providers/{id}": node.id,
@@ -114,13 +117,13 @@ it("what the routes answer fits what is told of them", async () => {
   for (const [path, { get }] of Object.entries(paths)) {
     const schema = get?.responses["200"]?.content?.["application/json"]?.schema;
     if (schema === undefined) continue;
-    const answer = await fetch(url + path.replace("{id}", params[path] ?? ""));
+    const answer = await fetch(url + path.replace("{id}", params[path] ?? "") + (queries[path] ?? ""));
     expect([path, answer.status]).toEqual([path, 200]);
     z.fromJSONSchema(schema).parse(await answer.json());
     checked.push(path);
   }
   expect(checked.toSorted()).toEqual(
-    ["advert", "health", "models", "models/{id}", "providers", "providers/{id}", "receipts/{id}"].map(
+    ["advert", "generation", "health", "models", "models/{id}", "providers", "providers/{id}", "receipts/{id}"].map(
       (path) => `/v1/${path}`,
     ),
   );

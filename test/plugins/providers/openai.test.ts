@@ -1,8 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { createNode, type ReplyFrame } from "../../../core/index.ts";
-import { createEventSplitter, findUsage, readEvents } from "../../../plugins/providers/_events.ts";
-import { withModel } from "../../../plugins/providers/_model.ts";
+import { createEventSplitter, readEvents } from "../../../plugins/providers/_events.ts";
+import { typesOf } from "../../../plugins/providers/_types.ts";
+import { findUsage, withCost } from "../../../plugins/providers/_usage.ts";
 import { openai } from "../../../plugins/providers/openai.ts";
 import {
   chat as words,
@@ -281,30 +282,79 @@ it("knows text, tool calls, reasoning, refusals and ends as substance, and roles
     expect(says(text)).toBe(false);
 });
 
-it("reads the usage only where it is an object", () => {
-  expect(findUsage(Buffer.from('data: {"usage":null}\n\n'))).toBeUndefined();
-  expect(
-    findUsage(
-      Buffer.from('data: {"choices":[],"usage" : {"prompt_tokens":1,"completion_tokens":2}}\r\n\r\ndata: [DONE]\n\n'),
-    ),
-  ).toEqual({ promptTokens: 1, completionTokens: 2 });
+it("knows the beginning of a response as no substance, its text and its end as such, and its failure as an error", () => {
+  const says = (type: string, more: object = {}) =>
+    readEvents(Buffer.from(`event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: 0, ...more })}\n\n`));
+  for (const type of ["created", "queued", "in_progress", "output_item.added", "content_part.added"])
+    expect(says(`response.${type}`, { response: { error: null } })).toEqual({ substance: false });
+  for (const type of ["output_text.delta", "function_call_arguments.delta", "refusal.delta", "completed", "incomplete"])
+    expect(says(`response.${type}`)).toEqual({ substance: true });
+  const error = { code: "server_error", message: "It is broken." };
+  expect(says("error", error).error).toEqual(error);
+  expect(says("error", { error }).error).toEqual(error);
+  expect(says("response.failed", { response: { error } }).error).toEqual(error);
+  expect(says("response.failed").error).toEqual({});
 });
 
-it("replaces every top-level model and nothing else, whatever JSON stands around it", () => {
-  fc.assert(
-    fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.string(), fc.boolean(), (rest, other, last) => {
-      const { model: _, ...others } = rest as Record<string, unknown>;
-      const object = last ? { ...others, model: other } : { model: other, ...others };
-      const text = JSON.stringify(object, null, last ? 2 : 0);
-      const spliced = Buffer.from(withModel(Buffer.from(text), "right")).toString();
-      expect(JSON.stringify(JSON.parse(spliced))).toBe(JSON.stringify({ ...object, model: "right" }));
-    }),
-  );
-  expect(Buffer.from(withModel(Buffer.from('{"model":"a","mod\\u0065l":"b"}'), "c")).toString()).toBe(
-    '{"model":"c","mod\\u0065l":"c"}',
-  );
-  for (const broken of ["", "[]", '{"model":"a', "null", '{"messages":[]}'])
-    expect(Buffer.from(withModel(Buffer.from(broken), "c")).toString()).toBe(
-      broken === '{"model":"a' ? '{"model":"c"' : broken,
-    );
+describe("the usage", () => {
+  const find = (text: string) => findUsage(Buffer.from(text))?.usage;
+
+  it("is the last object of that name that counts tokens", () => {
+    for (const none of [
+      'data: {"usage":null}',
+      '{"usage":{"type":"duration","seconds":3}}',
+      '{"usage":{"prompt',
+      "",
+      "{}",
+    ])
+      expect(find(none)).toBeUndefined();
+    expect(find('{"choices":[],"usage" : {"prompt_tokens":1,"completion_tokens":2}}\r\n\r\ndata: [DONE]\n\n')).toEqual({
+      promptTokens: 1,
+      completionTokens: 2,
+    });
+    const texts = JSON.stringify({
+      content: '"usage":{"prompt_tokens":9}',
+      usage: { input_tokens: 3, output_tokens: 4 },
+    });
+    expect(find(texts)).toEqual({ promptTokens: 3, completionTokens: 4 });
+    expect(find('{"usage":{"input_tokens":3,"details":{"a":"}"}}},"tools":[{"usage":{"type":"object"}}]')).toEqual({
+      promptTokens: 3,
+    });
+    expect(find('in the middle of an event","usage":{"prompt_tokens":1,"cost":0.5}}}')).toEqual({
+      promptTokens: 1,
+      cost: 0.5,
+    });
+  });
+
+  it("gets what it cost by the card's prices, where the upstream does not say it, and no other byte changes", () => {
+    const priced = (text: string, pricing?: { prompt: string; completion: string; request?: string }) => {
+      const bytes = Buffer.from(text);
+      const told = findUsage(bytes);
+      if (told === undefined) throw new Error("no usage");
+      const { bytes: after, usage } = withCost(bytes, told, pricing);
+      return [after.toString(), usage.cost];
+    };
+    const prices = { prompt: "0.000001", completion: "0.000002", request: "0.01" };
+    const text = 'data: { "usage": {"prompt_tokens":10,"completion_tokens":5 }, "x":1e3 }\n\n';
+    expect(priced(text, prices)).toEqual([text.replace("5 }", '5 ,"cost":0.01002}'), 0.01002]);
+    expect(priced(text)).toEqual([text, undefined]);
+    expect(priced(text, { prompt: "free", completion: "0" })).toEqual([text, undefined]);
+    const told = '{"usage":{"prompt_tokens":1,"cost":0.5}}';
+    expect(priced(told, prices)).toEqual([told, 0.5]);
+  });
+});
+
+it.each([
+  ["llama3.2", "openai.chat openai.completions openai.responses"],
+  ["vendor/flux-chat:latest", "openai.images.generations openai.images.edits openai.images.variations"],
+  ["fluxional-7b", "openai.chat openai.completions openai.responses"],
+  ["text-embedding-3-small", "openai.embeddings"],
+  ["BAAI/bge-m3", "openai.embeddings"],
+  ["whisper-1", "openai.audio.transcriptions openai.audio.translations"],
+  ["tts-1-hd", "openai.audio.speech"],
+  ["gpt-image-1", "openai.images.generations openai.images.edits openai.images.variations"],
+  ["omni-moderation-latest", "openai.moderations"],
+])("a model named %s is said to answer %s", (id, types) => {
+  expect(typesOf(id, 1).join(" ")).toBe(`${types} http`);
+  expect(typesOf(id, 0).join(" ")).toBe(`${types} openai.files http`);
 });
