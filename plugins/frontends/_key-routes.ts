@@ -12,7 +12,6 @@ import {
   type KeyMetadata,
   type WalletKey,
 } from "../guards/_wallet-key.ts";
-import type {} from "../guards/wallet-keys.ts";
 import type { About, ToldSchema } from "./_about.ts";
 import type { Exchange } from "./http.ts";
 

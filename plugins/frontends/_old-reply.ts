@@ -7,7 +7,7 @@ import { findUsage, withCost } from "../providers/_usage.ts";
 import type { OldResponse } from "./_old-frames.ts";
 
 /** What of an upstream's headers means something here. */
-const PASSED = /^(cache-control|expires|last-modified|etag|retry-after|x-request-id|x-ratelimit-[\w-]+|openai-[\w-]+)$/;
+const PASSED = /^(cache-control|expires|last-modified|etag|retry-after|x-ratelimit-[\w-]+|openai-[\w-]+)$/;
 /** The end of an answer, where its stream goes without the usual word. */
 const FINISHED = /"finish_reason" ?: ?"/;
 

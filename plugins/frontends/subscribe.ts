@@ -10,11 +10,9 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { sentKey } from "../guards/_sent-key.ts";
 import { isWallet } from "../guards/_wallet-key.ts";
-import type {} from "../guards/wallet-keys.ts";
 import { mountKeyRoutes } from "./_key-routes.ts";
 import { createLine, type Line, type Socket } from "./_line.ts";
 import { createSubscriber, type Subscriber } from "./_subscriber.ts";
-import type {} from "./http.ts";
 
 export interface SubscribeOptions {
   /**
@@ -55,7 +53,7 @@ const ESCAPED = 2;
  */
 export function subscribe(options: SubscribeOptions = {}): Plugin {
   const given = checkOptions("frontend-subscribe", schema, options);
-  let { models } = given;
+  let models = new Map(Object.entries(given.models));
   const subscribers = new Map<string, Subscriber>();
   /** By the id of the key that each came with. */
   const lines = new Map<Line, string>();
@@ -103,7 +101,7 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
       const subscriber = subscribers.get(wallet) ?? createSubscriber(node, wallet);
       subscribers.set(wallet, subscriber);
       subscriber.lines.add(line);
-      subscriber.declare(models[wallet]);
+      subscriber.declare(models.get(wallet));
       subscriber.claim(names);
       lines.set(line, key);
     } catch (error) {
@@ -126,8 +124,8 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
     const colon = model.indexOf(":");
     const wallet = providerId ?? model.slice(0, Math.max(0, colon));
     const subscriber = subscribers.get(wallet);
-    if (subscriber === undefined && models[wallet]) throw away(wallet);
-    if (subscriber === undefined || models[wallet] || frame.type !== "openai.chat") return;
+    if (subscriber === undefined && models.has(wallet)) throw away(wallet);
+    if (subscriber === undefined || models.has(wallet) || frame.type !== "openai.chat") return;
     const name = model.startsWith(`${wallet}:`) ? model.slice(wallet.length + 1) : model;
     const done = subscriber.try(name);
     if (done) tries.set(call, done);
@@ -157,8 +155,8 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
       mountKeyRoutes(node);
     },
     update({ options: next }) {
-      ({ models } = next as typeof given);
-      for (const [wallet, subscriber] of subscribers) subscriber.declare(models[wallet]);
+      models = new Map(Object.entries((next as typeof given).models));
+      for (const [wallet, subscriber] of subscribers) subscriber.declare(models.get(wallet));
       return true;
     },
     async close() {

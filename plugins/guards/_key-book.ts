@@ -64,7 +64,10 @@ export function openKeyBook(dataDir: string | undefined, now: () => number): Key
     if (fd !== undefined) closeSync(fd);
     const fresh = openSync(`${path}.new`, "w", 0o600);
     for (const [id, { used, revoked, until }] of entries)
-      writeSync(fresh, (used > 0 ? line("used", id, until, used) : "") + (revoked ? line("revoked", id, until, 1) : ""));
+      writeSync(
+        fresh,
+        (used > 0 ? line("used", id, until, used) : "") + (revoked ? line("revoked", id, until, 1) : ""),
+      );
     fsyncSync(fresh);
     closeSync(fresh);
     renameSync(`${path}.new`, path);

@@ -2,7 +2,6 @@ import { createHash, timingSafeEqual } from "node:crypto";
 import { z } from "zod";
 import { AimoError, checkOptions, type AimoNode, type Plugin } from "../../core/index.ts";
 import { sentKey } from "./_sent-key.ts";
-import type {} from "./wallet-keys.ts";
 
 export interface ApiKeysOptions {
   /** What clients may send: printable ASCII without spaces, each at least 8 characters; at least one key. */

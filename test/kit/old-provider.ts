@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import { onTestFinished } from "vitest";
 import { WebSocket } from "ws";
 
@@ -53,17 +52,19 @@ export async function connectOldProvider(
   const url = `${api.replace(/^http/, "ws")}/api/v1/providers/subscribe${query}`;
   const socket = new WebSocket(url, { headers: { authorization: `Bearer ${key}` } });
   onTestFinished(() => socket.terminate());
-  const requests: OldRequest[] = [];
-  let wake = Promise.withResolvers<void>();
+  socket.on("error", () => undefined);
   const closed = new Promise<{ code: number; reason: string }>((resolve) =>
     socket.once("close", (code, reason) => resolve({ code, reason: reason.toString() })),
   );
-  socket.on("unexpected-response", (_, response) => {
-    response.resume();
-    socket.emit("error", new Error(`refused with ${response.statusCode}`));
+  await new Promise<void>((resolve, reject) => {
+    socket.once("open", resolve).once("error", reject);
+    socket.once("unexpected-response", (_, response) => {
+      response.resume();
+      reject(new Error(`refused with ${response.statusCode}`));
+    });
   });
-  await once(socket, "open");
-  socket.on("error", () => undefined);
+  const requests: OldRequest[] = [];
+  let wake = Promise.withResolvers<void>();
   const self: OldProvider = {
     socket,
     requests,
@@ -115,8 +116,7 @@ export function proxyTo(endpoint: string, apiKey?: string): Answering {
     }
     const type = response.headers.get("content-type") ?? "text/plain";
     const head = { status_code: response.status, content_type: type, headers: { "content-type": type } };
-    if (!type.includes("text/event-stream"))
-      return provider.send(request, { ...head, payload: await response.text() });
+    if (!type.includes("text/event-stream")) return provider.send(request, { ...head, payload: await response.text() });
     try {
       for await (const bytes of response.body ?? [])
         provider.send(request, {

@@ -262,10 +262,12 @@ describe("revokes", () => {
     await admit(first, key);
     first.use("walletKeys").revoke(key);
     const spellings = [key, alice.oldKey(made), alice.key({ ...made, tag: "prod" }), patched(key, 0, 2)];
-    for (const each of spellings) expect(await refusal(() => admit(first, each))).toMatchObject({ code: "UNAUTHORIZED" });
+    for (const each of spellings)
+      expect(await refusal(() => admit(first, each))).toMatchObject({ code: "UNAUTHORIZED" });
     await first.close();
     const second = await start({}, dir);
-    for (const each of spellings) expect(await refusal(() => admit(second, each))).toMatchObject({ code: "UNAUTHORIZED" });
+    for (const each of spellings)
+      expect(await refusal(() => admit(second, each))).toMatchObject({ code: "UNAUTHORIZED" });
     await admit(second, alice.key());
   });
 
@@ -346,7 +348,10 @@ describe("the book of keys", () => {
 
   it("says which file cannot be used", () => {
     expect(() => openKeyBook(join(folder(), "missing"), now)).toThrow(
-      expect.objectContaining({ code: "CONFIG_INVALID", message: expect.stringContaining("wallet-keys.log") as string }),
+      expect.objectContaining({
+        code: "CONFIG_INVALID",
+        message: expect.stringContaining("wallet-keys.log") as string,
+      }),
     );
   });
 });
