@@ -214,6 +214,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     Object.assign(settings, wanted);
     serve({ ...generation, running: staged.running });
     catalog.local(); // tells what came and went
+    if (changes.length > 0) sessions.renew();
     if (changes.length > 0) hooks.tell("config:change", changes);
     for (const running of fresh) hooks.of(running).tell("node:ready", node);
     return changes;

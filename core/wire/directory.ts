@@ -32,6 +32,8 @@ interface Known {
 export interface Directory {
   /** It is time to say it again: something changed, or it would be forgotten. */
   readonly due: boolean;
+  /** It is to be said again soon: somebody may not have got it. */
+  renew(): void;
   /** This node's advert as a message: the one that was signed last, unless it is time for another or `status` is new. */
   own(status?: Advert["status"]): Uint8Array;
   /** The same, as another node takes it by `register`. */
@@ -149,6 +151,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     get due() {
       return isDue();
     },
+    renew: () => void (told.at = Number.NEGATIVE_INFINITY),
     own(status = "healthy") {
       if (told.status === status && !isDue()) return told.message;
       const now = runtime.now();

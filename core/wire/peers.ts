@@ -18,6 +18,8 @@ export interface Peers {
   of(peer: string): Session[];
   /** Is there a link to it? Sessions may outlive their links for a while. */
   isHere(peer: string): boolean;
+  /** The transports of its links. */
+  vias(peer: string): string[];
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
   /** Those with links, and the transports of these. */
@@ -28,6 +30,7 @@ export function createPeers(runtime: Runtime): Peers {
   const peers = new Map<string, Map<string, Session>>();
   const former = new Map<string, { readonly own: CallNumbers; readonly since: number }>();
   const of = (peer: string): Session[] => [...(peers.get(peer)?.values() ?? [])];
+  const vias = (peer: string): string[] => of(peer).flatMap(({ links }) => [...links].map(({ via }) => via));
   const isHere = (peer: string): boolean => of(peer).some((session) => session.links.size > 0);
 
   function numbersOf(key: string): CallNumbers {
@@ -48,6 +51,7 @@ export function createPeers(runtime: Runtime): Peers {
   return {
     of,
     isHere,
+    vias,
     all: () => [...peers.keys()].flatMap(of),
     enter(peer, instance, make) {
       const instances = peers.get(peer) ?? new Map<string, Session>();
@@ -75,7 +79,7 @@ export function createPeers(runtime: Runtime): Peers {
     get linked() {
       return [...peers.keys()].filter(isHere).map((id) => ({
         id,
-        links: of(id).flatMap((session) => [...session.links].map(({ via }) => via)),
+        links: vias(id),
       }));
     },
   };

@@ -21,6 +21,8 @@ export interface Sessions {
   readonly advert: SignedAdvert;
   register(advert: SignedAdvert): Promise<string>;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
+  /** The node is another one: its advert is said anew, also over transports that have just come. */
+  readonly renew: () => void;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
   /** Resolves when what was said last has arrived, at most a second later. */
@@ -234,6 +236,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     get peers() {
       return peers.linked;
     },
+    renew: directory.renew,
     async drain(ms) {
       closing = true;
       broadcast(directory.own("offline"));
