@@ -11,6 +11,8 @@ export interface ProviderOptions {
   upstream?: string;
   /** Default: the upstream's own list. */
   models?: OpenaiOptions["models"];
+  /** In place of an upstream: providers of any kind. */
+  adapters?: PluginList;
   /** Multiaddrs of gateways to serve. */
   join?: string[];
   /** Multiaddrs for peers. Default none: it only dials out, and may sit behind NAT. */
@@ -18,7 +20,7 @@ export interface ProviderOptions {
 }
 
 /** A node that serves an upstream to the gateways it joins. */
-export function provider({ upstream, models, join = [], listen = [] }: ProviderOptions = {}): PluginList {
+export function provider({ upstream, models, adapters, join = [], listen = [] }: ProviderOptions = {}): PluginList {
   const adapter = upstream === undefined ? demo() : openai({ url: upstream, ...(models && { models }) });
-  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapter];
+  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapters ?? adapter];
 }
