@@ -38,9 +38,17 @@ function walletKey({ tag = "dev", validFor = 90, scopes, usageLimit = 0n, id }: 
     createdAt: BigInt(createdAt),
     validFor: BigInt(validFor * DAY),
     usageLimit,
-    scopes: scopesOf(scopes ?? ["completion_model"]),
+    scopes: readScopes(scopes ?? ["completion_model"]),
   });
   process.stdout.write(json ? `${JSON.stringify({ key, validUntil: createdAt + validFor * DAY })}\n` : `${key}\n`);
+}
+
+function readScopes(names: readonly string[]): bigint {
+  try {
+    return scopesOf(names);
+  } catch (cause) {
+    throw new AimoError("CONFIG_INVALID", AimoError.from(cause).message, { cause });
+  }
 }
 
 /** Throws CONFIG_INVALID, without a byte of what the file holds. */

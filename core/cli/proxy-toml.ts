@@ -32,16 +32,18 @@ const model = z.strictObject({
   pricing: z.strictObject({ prompt: price, completion: price, image: price.optional() }).optional(),
   params: z.strictObject({ model: text.optional(), api_base: z.url(), api_key: text.optional() }),
 });
-const metadata = z.looseObject({ models: z.array(z.looseObject({ name: text, pricing: z.unknown() })).default([]) });
+const metadata = z.looseObject({
+  models: z.array(z.looseObject({ name: text, pricing: z.unknown().optional() })).default([]),
+});
 /** Its three forms, by their tables. */
 const schema = z.strictObject({
   router: z.looseObject({ url: text }).optional(),
   endpoint: z.strictObject({ url: z.url(), "api-key": text.optional(), api_key: text.optional() }).optional(),
   metadata: metadata.optional(),
   models: z.array(model).default([]),
-  auth: z.unknown(),
-  mcp: z.unknown(),
-  a2a: z.unknown(),
+  auth: z.unknown().optional(),
+  mcp: z.unknown().optional(),
+  a2a: z.unknown().optional(),
 });
 type Model = z.infer<typeof model>;
 
