@@ -13,6 +13,8 @@ const alias = [
 export default defineConfig({
   resolve: { alias },
   test: {
+    // A machine that is busy takes longer than the default of a second.
+    expect: { poll: { timeout: 5_000 } },
     reporters: ["default", "./test/reporter.ts"],
     projects: [
       {

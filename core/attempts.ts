@@ -104,6 +104,7 @@ export async function tryTargets(
 
   async function attempt(target: Target, round?: Race): Promise<Verdict> {
     const record: LiveAttempt = { target: target.id, startedAt: runtime.now() };
+    if (target.translated && !target.local) record.modified = true;
     call.attempts.push(record);
     const gate = openGate({
       call,

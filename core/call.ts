@@ -30,7 +30,7 @@ export interface Attempt {
   readonly error?: AimoError;
   /** What its provider signed. Of a reply that was cancelled it may come after the end of the call. */
   readonly receipt?: Receipt;
-  /** Hooks of this node changed bytes of a peer's reply: what was passed on is not what the receipt is about. */
+  /** Hooks or a translator of this node changed bytes of a peer's reply: what was passed on is not what the receipt is about. */
   readonly modified?: boolean;
 }
 

@@ -28,6 +28,8 @@ export interface Catalog {
   withdraw(peer: string): void;
   /** Local providers with what they offer now; the array is a new one only when something changed. */
   local(): readonly Offer[];
+  /** Can it be asked with requests of this type, by itself or through a translator? */
+  answers(target: Target, type: string): boolean;
   /** Never empty: throws MODEL_NOT_FOUND, PROVIDER_NOT_FOUND or NO_PROVIDER. */
   find(request: Readonly<RequestFrame>, origin: Origin): Target[];
 }
@@ -183,6 +185,7 @@ export function createCatalog(
       refresh();
       return offers;
     },
+    answers: (target, type) => target.model.types.includes(type) || bridgeFor(target, type) !== undefined,
     find(request, origin) {
       refresh();
       const { type, model, fallbacks = [], providerId } = request;
@@ -203,9 +206,13 @@ export function createCatalog(
     },
   };
 
+  function bridgeFor({ model }: Target, type: string): Translator | undefined {
+    return translators.find(({ from, to }) => from === type && model.types.includes(to));
+  }
+
   function translated(target: Target, type: string): Target[] {
-    const bridge = translators.find(({ from, to }) => from === type && target.model.types.includes(to));
-    return bridge === undefined ? [] : [{ ...target, handle: bridge.wrap(target.handle) }];
+    const bridge = bridgeFor(target, type);
+    return bridge === undefined ? [] : [{ ...target, translated: true, handle: bridge.wrap(target.handle) }];
   }
 }
 

@@ -44,6 +44,8 @@ export interface AimoNode extends AsyncDisposable {
   readonly identity: Identity;
   readonly calls: Iterable<Call>;
   readonly targets: Iterable<Target>;
+  /** Can the target be asked with requests of this type, by itself or through a translator? */
+  answers(target: Target, type: string): boolean;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
   /** What it says of itself now: for `register` of another node, within a minute. */
   readonly advert: SignedAdvert;
@@ -153,6 +155,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
     get targets() {
       return catalog.targets;
     },
+    answers: catalog.answers,
     get peers() {
       return sessions.peers;
     },

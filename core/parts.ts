@@ -46,6 +46,8 @@ export interface Target {
   readonly peer: string;
   readonly provider: string;
   readonly local: boolean;
+  /** A translator stands before it: of a peer's reply the client does not get the bytes that the receipt is about. */
+  readonly translated?: true;
   readonly model: ModelCard;
   /** 0 idle … 1 full, as the peer said last. */
   readonly load?: number;
@@ -128,10 +130,19 @@ export interface Frontend {
   close(): Awaitable<void>;
 }
 
-/** Lets requests of one dialect reach targets of another: the catalog offers the wrapped target. */
+/**
+ * Lets requests of one dialect reach targets of another: the catalog offers these, wrapped, behind those that speak it
+ * themselves.
+ */
 export interface Translator {
+  /** Type of the requests that it takes: `anthropic.messages`. */
   readonly from: string;
+  /** Type of what it makes of them, which the model's card must name: `openai.chat`. */
   readonly to: string;
+  /**
+   * A handler for requests of the one that asks a handler for the other. What a request says that the other dialect
+   * cannot say is INVALID_MESSAGE_FORMAT with `retryable`: another target may understand it, and it is nobody's failure.
+   */
   wrap(handle: Handler): Handler;
 }
 

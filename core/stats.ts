@@ -33,9 +33,12 @@ export function learn(stats: Mutable<TargetStats>, attempt: Attempt, call: Call,
   };
 }
 
-/** What a hook of ours broke, what the client did wrong and a reader that stalled say nothing about the provider. */
+/**
+ * What a hook of ours broke, what the client did wrong or no translator could say, and a reader that stalled say nothing
+ * about the provider.
+ */
 export function isFailure(error: AimoError): boolean {
-  return error.retryable && error.data.detail !== "reader_stalled";
+  return error.retryable && error.code !== "INVALID_MESSAGE_FORMAT" && error.data.detail !== "reader_stalled";
 }
 
 /**

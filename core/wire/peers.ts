@@ -18,8 +18,6 @@ export interface Peers {
   of(peer: string): Session[];
   /** Is there a link to it? Sessions may outlive their links for a while. */
   isHere(peer: string): boolean;
-  /** The transports of its links. */
-  vias(peer: string): string[];
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
   /** Those with links, and the transports of these. */
@@ -51,7 +49,6 @@ export function createPeers(runtime: Runtime): Peers {
   return {
     of,
     isHere,
-    vias,
     all: () => [...peers.keys()].flatMap(of),
     enter(peer, instance, make) {
       const instances = peers.get(peer) ?? new Map<string, Session>();

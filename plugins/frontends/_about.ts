@@ -1,5 +1,6 @@
+import type { IncomingMessage } from "node:http";
 import type { Scope } from "../../core/call.ts";
-import type { AimoError } from "../../core/error.ts";
+import type { Render } from "./_exchange.ts";
 import type { HttpMethod } from "./http.ts";
 
 /** A schema that tells itself as JSON Schema (the Standard JSON Schema interface): zod 4.2 and newer, valibot, arktype. */
@@ -37,7 +38,9 @@ export interface About {
   /** Not an operation: it only refuses what is none. */
   readonly hidden?: true;
   /** What a thrown error looks like to a client. Default `AimoError.toJSON()`. */
-  readonly render?: (error: AimoError) => object;
+  readonly render?: Render;
+  /** Of the requests for this path only those, and before every mount that takes all of them. */
+  readonly when?: (req: IncomingMessage) => boolean;
 }
 
 /** A route that is mounted now. */

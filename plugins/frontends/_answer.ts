@@ -2,12 +2,12 @@ import { AimoError, fromFrame } from "../../core/error.ts";
 import type { Headers, ResponseFrame } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenCall, Sink } from "../../core/parts.ts";
-import { createClient, isEvents, type Client } from "./_client.ts";
+import { createClient, isEvents, type Client, type Manner } from "./_client.ts";
 import { keepReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
 
 /** How a frontend says things in its own dialect. */
-export interface Dialect {
+export interface Dialect extends Manner {
   /** The event that ends a stream after its head was sent; `last` is what came before it. */
   errorEvent(error: AimoError, requestId: string, model: string | undefined, last: Uint8Array): string;
   /** A whole answer for a client that was told that a stream comes. Default: one event, and `[DONE]`. */
@@ -47,7 +47,7 @@ export async function answer(
 ): Promise<void> {
   const { res, origin, signal } = exchange;
   const { requestId = newId(node) } = request;
-  const client = createClient(node, res, requestId, request.stream ? keepAlive : 0);
+  const client = createClient(node, res, requestId, request.stream ? keepAlive : 0, dialect);
   const kept = keepReply(node, exchange, requestId, client);
   const to = kept ?? client;
   const sink = toSink(to, dialect, requestId, request.model);
@@ -107,7 +107,7 @@ function ours(headers: Headers): Headers {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => name.startsWith("x-aimo-")));
 }
 
-/** `error.message` of an OpenAI error body. */
+/** `error.message` of an error body: OpenAI and Anthropic call it so. */
 function upstreamMessage(body: string): string | undefined {
   try {
     const { error } = JSON.parse(body) as { error?: { message?: unknown } };

@@ -4,7 +4,7 @@ import { MAX_CHUNK, type Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Wait } from "../../core/parts.ts";
 import { idle, type Idle } from "../../core/runtime.ts";
-import { sendError } from "./_exchange.ts";
+import { sendError, type Render } from "./_exchange.ts";
 
 export interface Head {
   readonly status: number;
@@ -28,6 +28,14 @@ export interface Client {
   cut(): void;
 }
 
+/** How a client is told what is not an answer. */
+export interface Manner {
+  /** What a stream gets while nothing arrives. Default: an SSE comment. */
+  readonly beat?: string;
+  /** Default: OpenAI's error object. */
+  readonly render?: Render;
+}
+
 const COMMENT = ": keep-alive\n\n";
 const EARLY: Head = { status: 200, headers: {}, contentType: "text/event-stream" };
 
@@ -37,10 +45,16 @@ export function isEvents(head: Head | undefined): boolean {
 }
 
 /**
- * The client at the other end of a socket. `keepAlive`: ms of silence after which it gets a comment, 0 = never. One that
+ * The client at the other end of a socket. `keepAlive`: ms of silence after which it gets a beat, 0 = never. One that
  * takes nothing of what waits for it for `timeouts.write` ms is cut.
  */
-export function createClient(node: AimoNode, res: ServerResponse, requestId: string, keepAlive: number): Client {
+export function createClient(
+  node: AimoNode,
+  res: ServerResponse,
+  requestId: string,
+  keepAlive: number,
+  { beat: beatWith = COMMENT, render }: Manner = {},
+): Client {
   const { runtime, config } = node;
   let told: Head | undefined;
   let partial = false;
@@ -53,7 +67,7 @@ export function createClient(node: AimoNode, res: ServerResponse, requestId: str
     watch = idle(runtime, keepAlive, beat);
     if (partial || res.destroyed || res.writableNeedDrain) return;
     if (told === undefined) begin(EARLY);
-    if (isEvents(told)) res.write(COMMENT);
+    if (isEvents(told)) res.write(beatWith);
   }
 
   function begin(head: Head, length?: number): void {
@@ -131,7 +145,7 @@ export function createClient(node: AimoNode, res: ServerResponse, requestId: str
       if (!finish()) return;
       for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
       res.setHeader("x-request-id", requestId);
-      sendError(res, error);
+      sendError(res, error, render);
     },
     write(bytes, goesOn) {
       if (over || res.destroyed) return undefined;

@@ -8,13 +8,11 @@ import type { AimoNode } from "../../core/node.ts";
 /** A client that is still sending when its body is refused gets this long to read the answer. ms */
 export const LINGER = 1_000;
 
+/** An error in the words of a dialect; may set headers, and another status, on the answer before they are sent. */
+export type Render = (error: AimoError, res: ServerResponse) => object;
+
 /** A client that is still sending gets a while to read why: the end of the answer resets the connection under it. */
-export async function refuse(
-  node: AimoNode,
-  res: ServerResponse,
-  error: AimoError,
-  render?: (error: AimoError) => object,
-): Promise<void> {
+export async function refuse(node: AimoNode, res: ServerResponse, error: AimoError, render?: Render): Promise<void> {
   const { req } = res;
   const { "content-length": length = "0", "transfer-encoding": encoding } = req.headers;
   if (req.complete || (length === "0" && encoding === undefined)) return sendError(res, error, render);
@@ -29,16 +27,13 @@ export async function refuse(
 }
 
 /** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
-export function sendError(
-  res: ServerResponse,
-  error: AimoError,
-  render: (error: AimoError) => object = toJSON,
-  end = true,
-): void {
+export function sendError(res: ServerResponse, error: AimoError, render: Render = toJSON, end = true): void {
   if (error.data.retryAfter !== undefined)
     res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
   if (error.code === "UNAUTHORIZED") res.setHeader("www-authenticate", "Bearer");
-  send(res, error.status, render(error), end);
+  res.statusCode = error.status;
+  const body = render(error, res);
+  send(res, res.statusCode, body, end);
 }
 
 export function send(res: ServerResponse, status: number, result: object | string, end = true): void {

@@ -2,7 +2,7 @@ import type { ServerResponse } from "node:http";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Wait } from "../../core/parts.ts";
-import { createClient, isEvents, type Client, type Head } from "./_client.ts";
+import { createClient, isEvents, type Client, type Head, type Manner } from "./_client.ts";
 import { createEventIds, type EventIds } from "./_event-ids.ts";
 import { createRing } from "./_ring.ts";
 
@@ -17,7 +17,7 @@ export interface Kept extends Client {
   readonly signal: AbortSignal;
   readonly owner: string;
   /** Throws CALL_NOT_FOUND for an offset that is not here (any more). */
-  attach(res: ServerResponse, offset: number, keepAlive: number): void;
+  attach(res: ServerResponse, offset: number, keepAlive: number, manner?: Manner): void;
   /** Nobody can come back any more: with a client it goes on without being kept, else it is over. */
   forget(): void;
 }
@@ -180,7 +180,7 @@ export function createKept(
   const kept: Kept = {
     owner,
     signal: controller.signal,
-    attach(res, offset, keepAlive) {
+    attach(res, offset, keepAlive, manner) {
       const known = told();
       if (known === undefined || offset < ring.start || offset > ring.end)
         throw new AimoError(
@@ -188,7 +188,7 @@ export function createKept(
           `The call ${id} cannot go on from the byte ${offset}: kept are the bytes ${ring.start} to ${ring.end}.`,
           { param: "Last-Event-ID" },
         );
-      const client = createClient(node, res, id, keepAlive);
+      const client = createClient(node, res, id, keepAlive, manner);
       client.begin(known);
       res.flushHeaders(); // there may be nothing to tell yet
       join(res, client, offset);

@@ -6,16 +6,20 @@ import type { Target } from "../../core/parts.ts";
 const ENDPOINTS = "/endpoints";
 
 /** What can be called now, each model once, with the fields that OpenRouter adds. `created`: Unix seconds. */
-export function listModels(targets: Iterable<Target>, created: number): object[] {
-  return [...byModel(targets)].map(([id, group]) => toModel(id, group, created));
+export function listModels(node: Pick<AimoNode, "targets" | "answers">, created: number): object[] {
+  return [...byModel(node)].map(([id, group]) => toModel(id, group, created));
 }
 
 /**
  * A model, or with `/endpoints` behind its name who offers it. Throws MODEL_NOT_FOUND. A model whose own name ends so
  * comes first.
  */
-export function showModel(path: string, node: Pick<AimoNode, "targets" | "runtime">, created: number): object {
-  const models = byModel(node.targets);
+export function showModel(
+  path: string,
+  node: Pick<AimoNode, "targets" | "answers" | "runtime">,
+  created: number,
+): object {
+  const models = byModel(node);
   const found = models.get(path);
   if (found) return toModel(path, found, created);
   const id = path.endsWith(ENDPOINTS) ? path.slice(0, -ENDPOINTS.length) : path;
@@ -25,8 +29,10 @@ export function showModel(path: string, node: Pick<AimoNode, "targets" | "runtim
   throw new AimoError("MODEL_NOT_FOUND", message, { param: "model" });
 }
 
-function byModel(targets: Iterable<Target>): Map<string, Target[]> {
-  const callable = [...targets].filter(({ model }) => model.types.some((type) => type.startsWith("openai.")));
+function byModel(node: Pick<AimoNode, "targets" | "answers">): Map<string, Target[]> {
+  const callable = [...node.targets].filter(
+    (target) => target.model.types.some((type) => type.startsWith("openai.")) || node.answers(target, "openai.chat"),
+  );
   return Map.groupBy(callable, ({ model }) => model.id);
 }
 

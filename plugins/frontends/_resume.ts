@@ -3,7 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { Client } from "./_client.ts";
+import type { Client, Manner } from "./_client.ts";
 import { createKept, type Replies } from "./_kept.ts";
 import type { Exchange, HttpService } from "./http.ts";
 
@@ -41,7 +41,12 @@ export function keepReply(
  * Goes on with a reply from the event that the client saw last, if it asks for that; its request is not looked at.
  * Throws CALL_NOT_FOUND, INVALID_MESSAGE_FORMAT for a malformed id.
  */
-export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keepAlive: number): boolean {
+export function resumeReply(
+  node: AimoNode,
+  { req, res, origin }: Exchange,
+  keepAlive: number,
+  manner?: Manner,
+): boolean {
   const last = req.headers["last-event-id"];
   if (last === undefined || !asks(req)) return false;
   const [, id = "", offset = ""] = /^([0-9a-f]{32})\.(0|[1-9]\d{0,14})$/.exec(String(last)) ?? [];
@@ -57,7 +62,7 @@ export function resumeReply(node: AimoNode, { req, res, origin }: Exchange, keep
       `There is no call ${id} to go on with: it was never made with this key, or it ended too long ago.`,
       { param: "Last-Event-ID" },
     );
-  if (!res.destroyed) kept.attach(res, Number(offset), keepAlive);
+  if (!res.destroyed) kept.attach(res, Number(offset), keepAlive, manner);
   return true;
 }
 

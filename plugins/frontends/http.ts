@@ -9,7 +9,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import type { About, MountedRoute } from "./_about.ts";
-import { decoded, originOf, parse, readBody, refuse, send, toJSON } from "./_exchange.ts";
+import { decoded, originOf, parse, readBody, refuse, send, toJSON, type Render } from "./_exchange.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
 
@@ -44,7 +44,8 @@ export interface HttpService {
   readonly url: string | undefined;
   /**
    * Mount in `setup`; the last mount of a path wins; the result unmounts. `admit` runs before the handler. A thrown
-   * error is rendered by `about.render`; the rest of `about` is for `/openapi.json`.
+   * error is rendered by `about.render`; a mount with `about.when` is for some requests alone, and comes before others.
+   * The rest of `about` is for `/openapi.json`.
    */
   mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
@@ -109,7 +110,7 @@ export function http(options: HttpOptions = {}): Plugin {
     else {
       mounts.set(key, [entry]);
       app.on(method === "ALL" ? "" : method, path, (event) => {
-        const found = mounts.get(key)?.at(-1);
+        const found = select(mounts.get(key) ?? [], nodeOf(event).req);
         return found ? exchange(node, event, found) : unknown(node, event);
       });
     }
@@ -167,7 +168,9 @@ export function http(options: HttpOptions = {}): Plugin {
         );
     },
     get routes() {
-      return [...mounts.values(), ...upgrades.values()].flatMap((list) => list.at(-1) ?? []);
+      return [...mounts.values(), ...upgrades.values()].flatMap(
+        (list) => list.findLast(({ about }) => about.when === undefined) ?? list.at(-1) ?? [],
+      );
     },
   };
 
@@ -218,6 +221,10 @@ export function http(options: HttpOptions = {}): Plugin {
   };
 }
 
+function select(list: readonly Mount[], req: IncomingMessage): Mount | undefined {
+  return list.findLast(({ about }) => about.when?.(req)) ?? list.findLast(({ about }) => about.when === undefined);
+}
+
 async function exchange(node: AimoNode, event: H3Event, { scope, handler, about }: Mount): Promise<never> {
   const { req, res } = nodeOf(event);
   const controller = new AbortController();
@@ -249,7 +256,7 @@ async function fail(
   req: IncomingMessage,
   res: ServerResponse,
   cause: unknown,
-  render: (error: AimoError) => object,
+  render: Render,
 ): Promise<void> {
   const error = AimoError.from(cause);
   const { code, data } = error;

@@ -1,6 +1,7 @@
 export { admin } from "./admin.ts";
 export type { About, AboutAnswer, Content, MountedRoute, ToldSchema } from "./_about.ts";
 export { aimoApi, type AimoApiOptions } from "./aimo-api.ts";
+export { anthropicApi, type AnthropicApiOptions } from "./anthropic-api.ts";
 export {
   http,
   type Exchange,

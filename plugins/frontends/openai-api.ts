@@ -52,7 +52,7 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         const id = new URL(req.url ?? "/", "http://node").searchParams.get("id") ?? "";
         return generations.show(id, origin, node.runtime);
       };
-      const list = (): object => ({ object: "list", data: listModels(node.targets, created) });
+      const list = (): object => ({ object: "list", data: listModels(node, created) });
       const show = ({ params }: Exchange): object => showModel(params["id"] ?? "", node, created);
       for (const prefix of PREFIXES) {
         for (const route of ROUTES)

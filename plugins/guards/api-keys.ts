@@ -46,7 +46,7 @@ export function apiKeys(options: ApiKeysOptions): Plugin {
         if (key === undefined)
           throw new AimoError(
             "UNAUTHORIZED",
-            'This node wants an API key: send it in the header "Authorization: Bearer <key>".',
+            'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const match = find(known, key);
         if (match === undefined && node.find("walletKeys")?.owns(key)) return; // that guard comes after this one

@@ -1,5 +1,6 @@
 import type { PluginList } from "../../core/plugin.ts";
 import { aimoApi } from "../frontends/aimo-api.ts";
+import { anthropicApi } from "../frontends/anthropic-api.ts";
 import { http, type HttpOptions } from "../frontends/http.ts";
 import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
@@ -10,6 +11,8 @@ import { score } from "../routers/score.ts";
 import { libp2p } from "../transports/libp2p.ts";
 import { pubsub } from "../transports/pubsub.ts";
 import { stream } from "../transports/stream.ts";
+import { anthropicToOpenai } from "../translators/anthropic-to-openai.ts";
+import { openaiToAnthropic } from "../translators/openai-to-anthropic.ts";
 
 export interface GatewayOptions extends HttpOptions {
   /** Multiaddrs for peers. Default `/ip4/127.0.0.1/tcp/4001`. */
@@ -28,8 +31,11 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     key && apiKeys({ keys: [key] }),
     http(server),
     openaiApi(),
+    anthropicApi(),
     aimoApi(),
     openapi(),
+    anthropicToOpenai(),
+    openaiToAnthropic(),
     libp2p({ listen, join }),
     stream(),
     pubsub(),

@@ -58,8 +58,12 @@ export interface ToldError {
   readonly type?: unknown;
 }
 
-/** Of a response (OpenAI's Responses API) before it says something: what it is, and which item or part comes next. */
+/** Of OpenAI's responses and Anthropic's messages before they say something: what it is, and which part comes next. */
 const PREAMBLE = new Set<unknown>([
+  "message_start",
+  "ping",
+  "content_block_start",
+  "content_block_stop",
   "response.created",
   "response.queued",
   "response.in_progress",
@@ -69,7 +73,7 @@ const PREAMBLE = new Set<unknown>([
 ]);
 
 /** Ends a stream that is not cut: without a length nothing else tells that it is whole. */
-const END = /\[DONE\]|"type" ?: ?"response\.(completed|incomplete|failed)"/;
+const END = /\[DONE\]|"type" ?: ?"(response\.(completed|incomplete|failed)|message_stop|error)"/;
 
 export function hasEnd(bytes: Buffer): boolean {
   return END.test(bytes.toString("latin1"));

@@ -5,6 +5,7 @@ import type { Headers, ModelCard, RequestFrame, Usage } from "../../core/frame.t
 import type { Reply, Wait } from "../../core/parts.ts";
 import { forUpstream } from "./_body.ts";
 import { createEventSplitter, hasEnd, readEvents, type ToldError } from "./_events.ts";
+import { statusOf } from "../translators/_errors.ts";
 import { findUsage, withCost } from "./_usage.ts";
 
 /** What a gateway has done already; OpenAI refuses fields that it does not know. */
@@ -43,27 +44,29 @@ export async function relay(
   { send, limit, pricing }: RelayInit,
 ): Promise<void> {
   const { type, endpoint = endpointOf(type), method = "POST", contentType, model } = request;
-  const dialect = type.startsWith("openai.");
-  const body = forUpstream(request.body, contentType, model, dialect ? OF_GATEWAYS : []);
+  const isOpenai = type.startsWith("openai.");
+  const body = forUpstream(request.body, contentType, model, isOpenai ? OF_GATEWAYS : []);
   const sized = body.length > 0 || method === "POST";
   const headers = { ...request.headers, ...(sized && { "content-type": contentType, "content-length": body.length }) };
   const path = below(endpoint);
   const response = await ask(() => send(path, { method, headers }), body, call.signal);
   const kind = response.headers["content-type"] ?? "";
   const encoded = response.headers["content-encoding"] !== undefined;
-  if (dialect && type !== "openai.files" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
+  if (type !== "http" && type !== "openai.files" && kind.startsWith("text/html") && (response.statusCode ?? 0) < 400) {
     response.destroy();
     throw new AimoError("UPSTREAM_FAILED", "The provider's upstream answered with a web page; is its URL right?");
   }
-  const prices = dialect && !encoded ? pricing : undefined;
+  const prices = isOpenai && !encoded ? pricing : undefined;
   return /^text\/event-stream\b/i.test(kind) && !encoded
-    ? streamEvents(response, reply, call, prices)
+    ? streamEvents(response, reply, call, prices, type === "anthropic.messages")
     : collect(response, reply, call, limit, prices);
 }
 
 /** `openai.audio.speech` is `audio/speech`. */
 function endpointOf(type: string): string {
   if (type === "openai.chat" || type === "http") return "chat/completions";
+  if (type === "anthropic.messages") return "messages";
+  if (type === "anthropic.count_tokens") return "messages/count_tokens";
   if (type.startsWith("openai.")) return type.slice("openai.".length).replaceAll(".", "/");
   throw new AimoError("INVALID_MESSAGE_FORMAT", `This provider has no route for requests of type ${type}.`);
 }
@@ -109,12 +112,13 @@ function headOf(response: IncomingMessage): { status: number; headers: Headers; 
   };
 }
 
-/** Whole events, as they come. */
+/** Whole events, as they come. `ends`: the dialect has a last event, without which no answer is whole. */
 function streamEvents(
   response: IncomingMessage,
   reply: Reply,
   call: Call,
   pricing: ModelCard["pricing"],
+  ends: boolean,
 ): Promise<void> {
   const splitter = createEventSplitter();
   let preamble = true;
@@ -133,7 +137,7 @@ function streamEvents(
         if (error) throw upstreamError(error);
         preamble = !substance && !partial;
       }
-      const told = findUsage(bytes);
+      const told = findUsage(bytes, usage);
       if (told) ({ bytes, usage } = withCost(bytes, told, pricing));
       return reply.chunk(bytes, { preamble, partial });
     },
@@ -144,7 +148,7 @@ function streamEvents(
       const sized =
         response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
       // Without a length the end of the connection is all there is: only [DONE], or a response's last event, tells an end from a death.
-      if (!sized && !hasEnd(last) && !hasEnd(rest)) throw cut();
+      if ((ends || !sized) && !hasEnd(last) && !hasEnd(rest)) throw cut();
       reply.end({ ...(rest.length > 0 && { body: rest }), ...(usage && { usage }) });
     },
   });
@@ -231,13 +235,11 @@ function cut(): AimoError {
   return new AimoError("STREAM_INTERRUPTED", "The provider's upstream broke off before the answer was complete.");
 }
 
-/** What is wrong with the request: any other provider would say the same. */
-const CLIENT_ERROR = /^(invalid_request_error|BadRequestError)$/;
-
 /** An error event in place of an answer. */
 export function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
   const told = Number(code) >= 400 && Number(code) <= 599 ? Number(code) : undefined;
-  const status = told ?? (CLIENT_ERROR.test(String(type)) ? 400 : undefined);
+  // What is wrong with the request, any other provider would say the same of.
+  const status = told ?? (type === "BadRequestError" ? 400 : statusOf(type));
   const retryable = status === undefined || status === 408 || status === 429 || status >= 500;
   return new AimoError("UPSTREAM_FAILED", String(message).slice(0, 1_000), {
     retryable,

@@ -12,17 +12,21 @@ const LONGEST = 4_096;
 
 /**
  * The last usage that the bytes tell, if they do: those of an answer, or of events. Nothing else of them is parsed, so
- * that they may begin in the middle of an event; inside a text the quotes would be escaped.
+ * that they may begin in the middle of an event; inside a text the quotes would be escaped. Anthropic's tells the prompt
+ * at the beginning and the rest at the end: what is missing is that of the one before, in these bytes or as it was known.
  */
-export function findUsage(bytes: Buffer): ToldUsage | undefined {
+export function findUsage(bytes: Buffer, known?: Usage): ToldUsage | undefined {
+  let found: ToldUsage | undefined;
   for (let at = bytes.lastIndexOf('"usage"'); at !== -1; at = at === 0 ? -1 : bytes.lastIndexOf('"usage"', at - 1)) {
     let start = at + 7;
     while (bytes[start] === 0x20 || bytes[start] === 0x3a) start++;
     const end = bytes[start] === 0x7b ? endOfObject(bytes, start) : undefined;
     const usage = end === undefined ? undefined : toUsage(bytes.toString("utf8", start, end));
-    if (end !== undefined && usage) return { usage, end };
+    if (end === undefined || usage === undefined) continue;
+    found = found ? { ...found, usage: { ...usage, ...found.usage } } : { usage, end };
+    if (found.usage.promptTokens !== undefined) return found;
   }
-  return undefined;
+  return found && { ...found, usage: { ...known, ...found.usage } };
 }
 
 /** Undefined when it goes on behind these bytes. */
@@ -38,7 +42,7 @@ function endOfObject(bytes: Buffer, start: number): number | undefined {
   return undefined;
 }
 
-/** From OpenAI's older APIs, and from Responses, audio and images; undefined for what counts no tokens. */
+/** From OpenAI's older APIs, from Responses, audio and images, and from Anthropic; undefined for what counts no tokens. */
 function toUsage(text: string): Usage | undefined {
   let told: Record<string, unknown>;
   try {
@@ -50,8 +54,10 @@ function toUsage(text: string): Usage | undefined {
   const completion = told["completion_tokens"] ?? told["output_tokens"];
   const { cost } = told;
   if (typeof prompt !== "number" && typeof completion !== "number") return undefined;
+  // Anthropic counts apart what is written into its cache, and read from there.
+  const cached = ["cache_creation_input_tokens", "cache_read_input_tokens"].map((name) => Number(told[name] ?? 0));
   return {
-    ...(typeof prompt === "number" && { promptTokens: prompt }),
+    ...(typeof prompt === "number" && { promptTokens: cached.reduce((sum, tokens) => sum + tokens, prompt) }),
     ...(typeof completion === "number" && { completionTokens: completion }),
     ...(typeof cost === "number" && { cost }),
   };

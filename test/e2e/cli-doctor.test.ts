@@ -11,6 +11,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { IMPORTS, projectFolder } from "../kit/config.ts";
 import { startConfig, startGateway, startPair } from "../kit/nodes.ts";
 import { runAimo, type Exit } from "../kit/process.ts";
+import { createAnthropicUpstream } from "../kit/anthropic-upstream.ts";
 import { createUpstream, refusal } from "../kit/upstream.ts";
 import { tcpProxy } from "../suites/tcp-proxy.ts";
 
@@ -134,6 +135,19 @@ const config = (url: string, join: readonly string[], rest = ""): string => `${I
 `;
 
 describe("`aimo doctor` of a config", () => {
+  it("asks a model that speaks Anthropic in its own words", async () => {
+    const upstream = await createAnthropicUpstream();
+    const cwd = projectFolder({
+      "aimo.config.ts": `import { defineConfig } from "aimo";
+        import { http, anthropicApi } from "aimo/frontends";
+        import { anthropic } from "aimo/providers";
+        export default defineConfig({ plugins: [http({ port: 0 }), anthropicApi(), anthropic({ url: "${upstream.url}" })] });`,
+    });
+    const { findings } = await examine([], { cwd, env: { HOME: cwd } });
+    expect(findings.filter(({ layer }) => layer === "token")).toMatchObject([{ about: "claude-test", ok: true }]);
+    expect(upstream.requests.map(({ url }) => url)).toEqual(["/v1/messages"]);
+  });
+
   it("finds all well: machine, upstream, the gateway that it joins, and its models", async () => {
     const upstream = await createUpstream({ models: ["one", "two", "three", "four"] });
     const gateway = await startGateway();

@@ -4,7 +4,9 @@ import { createNode } from "../../core/index.ts";
 import { openai } from "../../plugins/providers/index.ts";
 import { libp2p, stream } from "../../plugins/transports/index.ts";
 import { post, readStream, streaming } from "../kit/client.ts";
+import { gatewayConfig, projectFolder } from "../kit/config.ts";
 import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
+import { startAimo } from "../kit/process.ts";
 import { chat, createUpstream, cut, event, events, hang } from "../kit/upstream.ts";
 
 const HELLO = event({ content: "Hello" });
@@ -139,7 +141,7 @@ it("garbage on the peers' port ends neither the node nor its calls", async () =>
 it("before the first chunk a failing provider is replaced by the next one in silence; after it never", async () => {
   const bad = await createUpstream({ answer: cut([event({ role: "assistant", content: "" })]) });
   const good = await createUpstream({ answer: chat(["fine"]) });
-  const gateway = await startGateway();
+  const gateway = await startAimo(["start"], { cwd: projectFolder({ "aimo.config.ts": gatewayConfig() }) });
   const providers = [await startProvider(gateway, bad.url), await startProvider(gateway, good.url)];
   for (const provider of providers) await listed(gateway, provider);
   // Round robin: of two calls one begins at the bad provider.

@@ -72,7 +72,7 @@ export async function createUpstream(
 
   async function serve(req: IncomingMessage, res: ServerResponse): Promise<void> {
     const exchange = createExchange(req, res, await readBody(req));
-    if (req.method === "GET" && req.url?.endsWith("/models")) {
+    if (req.method === "GET" && new URL(req.url ?? "/", "http://upstream").pathname.endsWith("/models")) {
       const data = upstream.models.map((id) => ({ id, object: "model", created: 1, owned_by: "test" }));
       return void json({ object: "list", data })(exchange);
     }

@@ -15,7 +15,22 @@ export interface FrontendUnderTest {
     headers: Record<string, string>;
     body: string;
   };
+  /** How its dialect says what is no answer. Default: OpenAI's error objects, 503, and SSE comments. */
+  readonly says?: {
+    /** What an error body holds, among others. */
+    error(code: string, status: number): object;
+    /** Nobody is there. */
+    readonly unavailable: number;
+    /** What a client gets while nothing arrives: global and multiline. */
+    readonly beat: RegExp;
+  };
 }
+
+const OPENAI: NonNullable<FrontendUnderTest["says"]> = {
+  error: (code) => ({ error: { code } }),
+  unavailable: 503,
+  beat: /^: .*\n\n/gm,
+};
 
 interface Door extends AsyncDisposable {
   readonly node: AimoNode;
@@ -38,6 +53,7 @@ export function testFrontend(make: () => FrontendUnderTest, skip: Skip = {}): vo
 }
 
 function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void>> {
+  const { says = OPENAI } = make();
   return {
     "a whole answer arrives with its status, headers and bytes": async () => {
       await using door = await open(
@@ -75,7 +91,8 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
         });
         const { status, body } = await door.send({ stream }).text();
         expect(status).toBe(500);
-        expect(JSON.parse(body)).toMatchObject({ error: { code: "plugin_failed", message: expect.any(String) } });
+        expect(JSON.parse(body)).toMatchObject({ error: { message: expect.any(String) } });
+        expect(JSON.parse(body)).toMatchObject(says.error("plugin_failed", 500));
         expect(body).not.toContain("secret");
       }
     },
@@ -102,19 +119,19 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
       expect(cut).toBe(true);
       expect(body).not.toContain("error");
     },
-    "an unknown model is 404, and nobody there is 503 with retry-after": async () => {
+    "an unknown model is 404, and nobody there is 503, or the dialect's own, with retry-after": async () => {
       await using door = await open(make(), (_, reply) => void reply.send("{}"));
       expect((await door.send({ model: "unknown" }).text()).status).toBe(404);
       await using empty = await open(make(), undefined);
       const { status, headers } = await empty.send().text();
-      expect(status).toBe(503);
+      expect(status).toBe(says.unavailable);
       expect(Number(headers["retry-after"])).toBeGreaterThan(0);
     },
     "a body above limits.body is 413": async () => {
       await using door = await open(make(), (_, reply) => void reply.send("{}"));
       const { status, body } = await door.send({ padding: LIMIT + 1 }).text();
       expect(status).toBe(413);
-      expect(JSON.parse(body)).toMatchObject({ error: { code: "payload_too_large" } });
+      expect(JSON.parse(body)).toMatchObject(says.error("payload_too_large", 413));
       expect((await door.send().text()).status).toBe(200);
     },
     "a client that leaves before the first chunk ends the call": async () => {
@@ -167,7 +184,7 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
       for await (const part of response) size += (part as Buffer).length;
       expect(size).toBe(count * piece.length);
     },
-    "while nothing arrives a streaming client gets comments": async () => {
+    "while nothing arrives a streaming client gets comments, or the dialect's own": async () => {
       const go = Promise.withResolvers<void>();
       await using door = await open(
         make(),
@@ -183,9 +200,9 @@ function cases(make: () => FrontendUnderTest): Record<string, () => Promise<void
       let text = "";
       for await (const piece of response) {
         text += String(piece);
-        if (/^: /m.test(text)) go.resolve();
+        if (text.search(says.beat) !== -1) go.resolve();
       }
-      expect(text.replaceAll(/^: .*\n\n/gm, "")).toBe(`${EVENT}data: [DONE]\n\n`);
+      expect(text.replaceAll(says.beat, "")).toBe(`${EVENT}data: [DONE]\n\n`);
     },
   };
 }

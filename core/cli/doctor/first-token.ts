@@ -25,6 +25,13 @@ export function chosen<T>(
   return models === undefined ? list.slice(0, ASKED) : list.filter((each) => models.includes(nameOf(each)));
 }
 
+/** Their requests for one token are the same. */
+const CHATS = ["openai.chat", "anthropic.messages"];
+
+function chatOf({ model }: Target): string | undefined {
+  return CHATS.find((type) => model.types.includes(type));
+}
+
 /** Asks each model for one token, through the node. */
 export async function checkTokens(
   { check }: Checkup,
@@ -32,7 +39,7 @@ export async function checkTokens(
   targets: readonly Target[],
   options: TokenOptions,
 ): Promise<void> {
-  const chats = targets.filter(({ model }) => model.types.includes("openai.chat"));
+  const chats = targets.filter((target) => chatOf(target) !== undefined);
   for (const target of chosen(chats, ({ model }) => model.id, options))
     await check("token", target.model.id, () => firstToken(node, target));
 }
@@ -54,7 +61,7 @@ async function firstToken(node: AimoNode, target: Target): Promise<void> {
   };
   const { error } = await node.open(
     {
-      type: "openai.chat",
+      type: chatOf(target) as string,
       contentType: "application/json",
       body: Buffer.from(JSON.stringify(body)),
       stream: true,

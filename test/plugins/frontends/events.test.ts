@@ -147,9 +147,9 @@ describe("GET /v1/events", () => {
     await listener.until(is("catalog:change"));
     await other.close();
     const told = await listener.until(is("peer:leave"));
-    const seen = told.map(({ data: { event: name, time, ...facts } }) => {
-      expect(time).toEqual(expect.any(Number));
-      return [name, facts];
+    const seen = told.map(({ event, data: { event: name, time, ...facts } }) => {
+      expect([name, time]).toEqual([event, expect.any(Number)]);
+      return [event, facts];
     });
     const target = `${other.id}/p/m`;
     expect(seen).toEqual([

@@ -2,7 +2,7 @@ import { createConfig, lintFromString } from "@redocly/openapi-core";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { z } from "zod";
 import { createNode, type AimoNode, type Plugin } from "../../../core/index.ts";
-import { aimoApi, http, openaiApi, openapi, type HttpService } from "../../../plugins/frontends/index.ts";
+import { aimoApi, anthropicApi, http, openaiApi, openapi, type HttpService } from "../../../plugins/frontends/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
 import { provider, whole } from "../../kit/local.ts";
 
@@ -39,7 +39,7 @@ describe("the document", () => {
     ["without keys", []],
     ["with keys", [apiKeys({ keys: ["sk-of-a-client"] })]],
   ])("of all frontends has nothing that the linter minds, %s", async (_, guards) => {
-    const source = JSON.stringify(await read(await start([openaiApi(), aimoApi(), ...guards])));
+    const source = JSON.stringify(await read(await start([openaiApi(), anthropicApi(), aimoApi(), ...guards])));
     const config = await createConfig({ extends: ["recommended"] });
     const problems = await lintFromString({ source, absoluteRef: "openapi.json", config });
     expect(problems.map(({ severity, ruleId, message }) => `${severity} ${ruleId}: ${message}`)).toEqual([]);

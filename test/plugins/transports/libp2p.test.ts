@@ -268,7 +268,7 @@ describe("a reload", () => {
     // A new call makes the link; the old one moves to it.
     const second = collect(gateway, chat("m", { stream: true }));
     await expect.poll(() => via(gateway)).toEqual([["pubsub"]]);
-    expect(before.getProtocols()).not.toContain("/aimo/link/1.0.0");
+    await expect.poll(() => before.getProtocols()).not.toContain("/aimo/link/1.0.0");
     expect(await again(gateway, host, stream(), gossip)).toEqual(["transport-stream: new"]);
     await expect.poll(() => via(gateway)).toEqual([["pubsub", "stream"]]);
     expect(await gateway.use("libp2p").host()).toBe(before);
