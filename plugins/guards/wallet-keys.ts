@@ -11,7 +11,7 @@ import { COMPLETION, decodeKey, isWallet, scopeNames, verifyKey, type WalletKey 
 export interface WalletKeysOptions {
   /** Public keys (base58) of the wallets whose keys are admitted; "any": of whoever makes himself a wallet. */
   wallets: string[] | "any";
-  /** What may stand behind `aimo-sk-`. It is not signed: it keeps apart what its owner keeps apart. Default ["dev","prod"]. */
+  /** What may stand behind `aimo-sk-`. It is not signed: it keeps apart what its owner keeps apart. */
   tags?: string[];
 }
 
