@@ -99,7 +99,7 @@ export function createLine(socket: Socket, init: LineInit): Line & LineEvents {
     if (is === slow.has(id)) return;
     if (is) slow.add(id);
     else slow.delete(id);
-    if (slow.size === 0 || over) socket.resume();
+    if (slow.size === 0) socket.resume();
     else socket.pause();
   }
 
@@ -107,7 +107,6 @@ export function createLine(socket: Socket, init: LineInit): Line & LineEvents {
     over = true;
     stop();
     stop = runtime.setTimeout(LINGER, () => socket.terminate());
-    socket.resume(); // its answer must be read
     socket.close(code, reason);
   }
 
@@ -153,7 +152,6 @@ export function createLine(socket: Socket, init: LineInit): Line & LineEvents {
         queued -= next.payload.length;
         write(next);
       }
-      if (queued <= init.window()) behind(id, false);
     }
 
     /** All that came was passed on. */

@@ -125,7 +125,7 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
     const wallet = providerId ?? model.slice(0, Math.max(0, colon));
     const subscriber = subscribers.get(wallet);
     if (subscriber === undefined && models.has(wallet)) throw away(wallet);
-    if (subscriber === undefined || models.has(wallet) || frame.type !== "openai.chat") return;
+    if (subscriber === undefined || models.has(wallet)) return;
     const name = model.startsWith(`${wallet}:`) ? model.slice(wallet.length + 1) : model;
     const done = subscriber.try(name);
     if (done) tries.set(call, done);

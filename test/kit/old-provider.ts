@@ -47,10 +47,10 @@ export async function connectOldProvider(
   api: string,
   key: string,
   answer: Answering = () => undefined,
-  { query = "" }: { query?: string } = {},
+  { query = "", autoPong = true }: { query?: string; autoPong?: boolean } = {},
 ): Promise<OldProvider> {
   const url = `${api.replace(/^http/, "ws")}/api/v1/providers/subscribe${query}`;
-  const socket = new WebSocket(url, { headers: { authorization: `Bearer ${key}` } });
+  const socket = new WebSocket(url, { autoPong, headers: { authorization: `Bearer ${key}` } });
   onTestFinished(() => socket.terminate());
   socket.on("error", () => undefined);
   const closed = new Promise<{ code: number; reason: string }>((resolve) =>

@@ -1,7 +1,17 @@
 import { request as requestHttp } from "node:http";
 import OpenAI from "openai";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { createNode, type AimoNode, type NodeConfig } from "../../../core/index.ts";
+import {
+  createNode,
+  systemRuntime,
+  type AimoNode,
+  type NewRequest,
+  type NodeConfig,
+  type Outcome,
+  type ReplyFrame,
+  type Runtime,
+  type Sink,
+} from "../../../core/index.ts";
 import { http, openaiApi, subscribe, type SubscribeOptions } from "../../../plugins/frontends/index.ts";
 import { walletKeys } from "../../../plugins/guards/index.ts";
 import { expectClean } from "../../kit/clean.ts";
@@ -10,6 +20,7 @@ import { ends, provider, whole } from "../../kit/local.ts";
 import { connectOldProvider, proxyTo, type OldProvider } from "../../kit/old-provider.ts";
 import { chat, createUpstream, cut, DONE, event, events, flood, json, refusal } from "../../kit/upstream.ts";
 import { wallet } from "../../kit/wallet.ts";
+import { chat as chatRequest, origin } from "../../suites/index.ts";
 
 const alice = wallet(7);
 const bob = wallet(8);
@@ -35,10 +46,14 @@ function config(options: SubscribeOptions, more: NodeConfig["plugins"] = []): No
   };
 }
 
-async function start(options: SubscribeOptions = {}, more: NodeConfig["plugins"] = []): Promise<Gateway> {
+async function start(
+  options: SubscribeOptions = {},
+  more: NodeConfig["plugins"] = [],
+  runtime: Runtime = systemRuntime,
+): Promise<Gateway> {
   const seen = ends();
   const quiet = { name: "observer-quiet", provides: ["log" as const], setup: quieten };
-  const node = await createNode(config(options, [quiet, seen, more]));
+  const node = await createNode(config(options, [quiet, seen, more]), runtime);
   onTestFinished(() => node.close());
   const { url = "" } = node.use("http");
   return {
@@ -55,6 +70,10 @@ async function start(options: SubscribeOptions = {}, more: NodeConfig["plugins"]
       return ((await answer.json()) as { data: { id: string }[] }).data.map(({ id }) => id);
     },
   };
+}
+
+function collectInto(node: AimoNode, request: NewRequest, sink: Sink): Promise<Outcome> {
+  return node.open(request, sink, { origin: origin(), signal: new AbortController().signal });
 }
 
 function quieten(node: AimoNode): void {
@@ -417,21 +436,97 @@ describe("a reader that is behind", () => {
     expect(readStream((await other).body)).toMatchObject({ content: "Hello world", done: true });
   }, 30_000);
 
-  it("does not hold up another call as long as it is behind by less than a window", async () => {
-    const { api, ask } = await start();
+  it("holds up the other calls when it is behind by more than a window, and not before", async () => {
+    const { api, ask, node } = await start();
     const old = await connectOldProvider(api, alice.key());
-    const slow = ask(`${alice.id}:slow`);
+    const behind = Promise.withResolvers<void>();
+    let bytes = 0;
+    const sink = {
+      write(frame: ReplyFrame) {
+        bytes += frame.messageType === "Error" ? 0 : frame.body.length;
+        return bytes > 0 ? behind.promise : undefined;
+      },
+    };
+    const request = { ...chatRequest("m", { stream: true }), providerId: alice.id };
+    const slow = collectInto(node, request, sink);
     const first = await old.request(0);
-    old.stream(first, [event({ content: "begin" })], false);
-    await slow.seen("begin");
-    (await slow.response).pause();
-    old.stream(first, [event({ content: "x".repeat(100_000) })], false);
-    const quick = ask(`${alice.id}:quick`).got();
+    const kib = (n: number): string => event({ content: "x".repeat(n * 1_024) });
+    old.stream(first, [kib(1), kib(100)], false);
+    const quick = ask(`${alice.id}:m`).got();
     old.send(await old.request(1));
-    expect((await quick).status).toBe(200);
-    old.stream(first, [DONE]);
-    (await slow.response).resume();
-    expect(readStream((await slow.got()).body).content).toHaveLength(100_005);
+    expect((await quick).status).toBe(200); // it came behind what waits
+
+    let read = false;
+    old.socket.once("pong", () => (read = true));
+    const held = ask(`${alice.id}:m`).got();
+    const last = await old.request(2);
+    old.stream(first, [kib(200), DONE]);
+    old.send(last, { payload: `"${"y".repeat(1_048_576)}"` }); // more than was read together with what came before
+    old.socket.ping();
+    for (let i = 0; i < 20; i++) await (await fetch(`${api}/api/v1/ping`)).text();
+    expect(read).toBe(false);
+    behind.resolve();
+    expect((await held).status).toBe(200);
+    while (!read) await new Promise(setImmediate);
+    expect(await slow).toMatchObject({ status: "ok" });
+    expect(bytes).toBe(Buffer.byteLength(kib(1) + kib(100) + kib(200) + DONE));
+  });
+});
+
+describe("every 15 s", () => {
+  /** The real time, but for these timers, which come when they are told to. */
+  function ticking(): { runtime: Runtime; tick(): void; ahead(ms: number): void } {
+    const due = new Set<() => void>();
+    let late = 0;
+    return {
+      runtime: {
+        ...systemRuntime,
+        now: () => systemRuntime.now() + late,
+        setTimeout(ms, then) {
+          if (ms !== 15_000) return systemRuntime.setTimeout(ms, then);
+          due.add(then);
+          return () => void due.delete(then);
+        },
+      },
+      tick() {
+        for (const then of [...due]) if (due.delete(then)) then();
+      },
+      ahead: (ms) => void (late += ms),
+    };
+  }
+
+  it("a provider is pinged, and stays as long as it answers", async () => {
+    const { runtime, tick } = ticking();
+    const { api, ask } = await start({}, [], runtime);
+    const old = await connectOldProvider(api, alice.key(), (request, self) => self.send(request));
+    for (let i = 0; i < 5; i++) {
+      const pinged = new Promise((resolve) => old.socket.once("ping", resolve));
+      tick();
+      await pinged;
+      // Behind its answer on the same connection.
+      expect((await ask(`${alice.id}:m`).got()).status).toBe(200);
+    }
+  });
+
+  it("one that has said nothing since the last ping is dropped, and its calls are told", async () => {
+    const { runtime, tick } = ticking();
+    const { api, ask } = await start({}, [], runtime);
+    const old = await connectOldProvider(api, alice.key(), () => undefined, { autoPong: false });
+    const asked = ask(`${alice.id}:m`).got();
+    await old.request(0);
+    tick();
+    tick();
+    expect((await asked).status).toBe(502);
+    expect((await old.closed).code).toBe(1006);
+  });
+
+  it("a key that is over ends the connection that it opened", async () => {
+    const { runtime, tick, ahead } = ticking();
+    const { api } = await start({}, [], runtime);
+    const old = await connectOldProvider(api, alice.key());
+    ahead(2 * 86_400_000);
+    tick();
+    expect(await old.closed).toEqual({ code: 1008, reason: "The key has expired." });
   });
 });
 
