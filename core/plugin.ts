@@ -90,6 +90,7 @@ export const BUILT_IN: readonly string[] = [
   "provider-anthropic",
   "provider-custom",
   "provider-demo",
+  "provider-gguf",
   "provider-openai",
   "router-breaker",
   "router-first",

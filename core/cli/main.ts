@@ -80,15 +80,21 @@ export function build(): Command {
         (await import("./gateway.ts")).gateway({ ...NONE, ...options }),
     );
 
-  common(program.command("provider").description("Serve an OpenAI-compatible upstream to the gateways it joins."))
+  common(
+    program
+      .command("provider")
+      .description("Serve an OpenAI-compatible upstream, or a model of its own, to the gateways it joins."),
+  )
     .option("--upstream <url>", "such as http://127.0.0.1:11434/v1 (default: an embedded demo that is no model)")
+    .option("--gguf <file>", "in place of an upstream: a model that this node runs itself; needs node-llama-cpp")
+    .option("--models <names>", "comma separated (default: the upstream's own list, the file's name)", collect)
     .addOption(
-      new Option("-c, --config <file>", "in place of these: a proxy.toml of the forerunner").conflicts([
+      new Option("-c, --config <file>", "in place of all these: a proxy.toml of the forerunner").conflicts([
         "upstream",
+        "gguf",
         "models",
       ]),
     )
-    .option("--models <names>", "comma separated (default: the upstream's own list)", collect)
     .option("--join <multiaddr>", "gateways to serve", collect)
     .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/provider)")
@@ -98,6 +104,7 @@ export function build(): Command {
         options: Common & {
           upstream?: string;
           config?: string;
+          gguf?: string;
           models?: string[];
           join?: string[];
           listen?: string[];

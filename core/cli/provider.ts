@@ -7,6 +7,7 @@ export interface ProviderFlags extends RunOptions {
   upstream?: string;
   /** A `proxy.toml` of the forerunner, in place of an upstream. */
   config?: string;
+  gguf?: string;
   models: string[];
   join: string[];
   listen: string[];
@@ -16,6 +17,7 @@ export interface ProviderFlags extends RunOptions {
 export async function provider({
   upstream,
   config,
+  gguf,
   models,
   join: joined,
   listen,
@@ -38,12 +40,13 @@ export async function provider({
     listen,
     ...(upstream !== undefined && { upstream }),
     ...(old && { adapters: old.adapters }),
+    ...(gguf !== undefined && { gguf }),
     ...(models.length > 0 && { models }),
   });
   await run(
     { plugins, dataDir },
     options,
     ({ peerId }) =>
-      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? config ?? "the embedded demo, which is no model"}\n`,
+      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? gguf ?? config ?? "the embedded demo, which is no model"}\n`,
   );
 }

@@ -9,6 +9,7 @@ import { answer, forwarded, newId } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
 import type { Exchange, HttpMethod } from "./http.ts";
+import { messages } from "./_json.ts";
 import { meant } from "./_named.ts";
 import { aboutCall, CHAT } from "./_openai-about.ts";
 import { dialectOf } from "./_openai-dialect.ts";
@@ -26,7 +27,7 @@ const routed = z.looseObject({
   provider: preferences.nullish(),
   stream: z.boolean("must be true or false").nullish(),
 });
-const chat = routed.extend({ messages: z.array(z.unknown(), "must be an array") });
+const chat = routed.extend({ messages });
 type Body = Partial<z.output<typeof routed>>;
 
 /** A route of OpenAI's API below its prefix. */

@@ -10,6 +10,7 @@ import {
   type Runtime,
   type Usage,
 } from "../../core/index.ts";
+import { createCompletion, DONE } from "./_completion.ts";
 
 export interface DemoOptions {
   /** The model's name. Default "demo". */
@@ -32,19 +33,18 @@ export function demo(options: DemoOptions = {}): Plugin {
     const { promptWords, includeUsage } = read(request.body);
     const words = speak(node, request, call).split(/(?<= )/);
     const usage: Usage = { promptTokens: promptWords, completionTokens: words.length };
-    const answer = createAnswer(request, model, usage);
-    if (!request.stream) return void reply.send(answer.whole(words.join("")), { usage });
+    const answer = createCompletion(request, model);
+    if (!request.stream) return void reply.send(answer.whole(words.join(""), "stop", usage), { usage });
 
     reply.head({ contentType: "text/event-stream" });
-    await reply.chunk(answer.event({ role: "assistant", content: "" }), { preamble: true });
+    await reply.chunk(answer.start(), { preamble: true });
     for (const content of words) {
       await pause(delay, node.runtime, call.signal);
       if (call.signal.aborted) return;
-      await reply.chunk(answer.event({ content }));
+      await reply.chunk(answer.piece(content));
     }
-    await reply.chunk(answer.event({}, "stop"));
-    if (includeUsage) await reply.chunk(answer.usage());
-    reply.end({ body: "data: [DONE]\n\n", usage });
+    await reply.chunk(answer.last("stop", includeUsage ? usage : undefined));
+    reply.end({ body: DONE, usage });
   }
 
   return {
@@ -97,25 +97,6 @@ function read(body: Uint8Array): Question {
   return {
     promptWords: text.join(" ").split(/\s+/).filter(Boolean).length,
     includeUsage: (more as { include_usage?: unknown } | null | undefined)?.include_usage === true,
-  };
-}
-
-/** The forms of OpenAI's chat completions. */
-function createAnswer({ requestId, timestamp }: RequestFrame, model: string, usage: Usage) {
-  const { promptTokens: prompt_tokens = 0, completionTokens: completion_tokens = 0 } = usage;
-  const counts = { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
-  const base = { id: `chatcmpl-${requestId}`, created: Math.floor(timestamp / 1_000), model };
-  const toEvent = (more: object): string =>
-    `data: ${JSON.stringify({ ...base, object: "chat.completion.chunk", ...more })}\n\n`;
-  return {
-    event: (delta: object, finish_reason: string | null = null) =>
-      toEvent({ choices: [{ index: 0, delta, finish_reason }] }),
-    usage: () => toEvent({ choices: [], usage: counts }),
-    whole(content: string): string {
-      const message = { role: "assistant", content };
-      const choices = [{ index: 0, message, finish_reason: "stop" }];
-      return JSON.stringify({ ...base, object: "chat.completion", choices, usage: counts });
-    },
   };
 }
 

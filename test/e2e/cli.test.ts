@@ -62,6 +62,12 @@ describe("usage", () => {
     [["provider", "--join", "gateway:4001"], /must be a multiaddr such as/],
     [["gateway", ...FREE, "--listen", "4001"], /must be a multiaddr such as/],
     [["provider", "--upstream", "localhost", "--join", "/ip4/127.0.0.1/tcp/1"], /must be a URL such as/],
+    [["provider", "--gguf", "/nowhere.gguf", "--join", "/ip4/127.0.0.1/tcp/1"], /there is no file \/nowhere\.gguf/],
+    [
+      ["provider", "--gguf", "x.gguf", "--upstream", "http://127.0.0.1:1/v1", "--join", "/ip4/127.0.0.1/tcp/1"],
+      /an upstream or a GGUF file/,
+    ],
+    [["provider", "--gguf", "x.gguf", "--models", "a,b", "--join", "/ip4/127.0.0.1/tcp/1"], /holds one model/],
     [
       ["gateway", ...FREE, "--disable", "router-roundrobin"],
       /there is no plugin "router-roundrobin"\. Did you mean "router-round-robin"\?/,
