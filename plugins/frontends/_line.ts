@@ -1,218 +1,140 @@
-import { AimoError } from "../../core/error.ts";
-import type { ModelCard } from "../../core/frame.ts";
-import type { Reply, Wait } from "../../core/parts.ts";
-import type { Runtime } from "../../core/runtime.ts";
-import { readOldResponse, type OldResponse } from "./_old-frames.ts";
-import { createOldReply } from "./_old-reply.ts";
+import type { Socket } from "node:net";
+import type { Peer } from "crossws";
+import { MAX_CHUNK } from "../../core/frame.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Wait } from "../../core/parts.ts";
+import { idle, type Idle } from "../../core/runtime.ts";
+import { LINGER } from "./_exchange.ts";
 
-/** Of a WebSocket, what a line needs. */
-export interface Socket {
-  send(text: string): void;
-  ping(): void;
-  /** Stops reading. */
-  pause(): void;
-  resume(): void;
-  close(code: number, reason: string): void;
-  terminate(): void;
-  /** Bytes that wait to be sent. */
-  readonly buffered: number;
-}
-
-/** The connection of a provider of the forerunner: several calls at once, each with its `request_id`. */
+/** A client's WebSocket, as those see it who talk on it. */
 export interface Line {
-  /** Calls that are not answered yet. */
-  readonly calls: number;
   /**
-   * Sends a request and writes its answer into `reply`. False: the line broke before anything came, another one may be
-   * asked. Rejects with the error that ends the call.
+   * Says a text message. `loose`: whoever says it does not wait. While more than `window` bytes of that are not taken,
+   * nothing is read, so that a client that asks and does not listen fills nobody's memory.
    */
-  ask(asked: Asked, reply: Reply, signal: AbortSignal): Promise<boolean>;
-  /** Takes no more calls; those that run are cut. */
-  close(code: number, reason: string): void;
-  /** Resolves when the connection is gone. */
-  readonly gone: Promise<void>;
+  say(text: string, loose?: boolean): Wait;
+  /** Behind all that was said; a client that does not answer within a second is cut, with `hurry` one that does not take it. */
+  close(code: number, reason: string, hurry?: boolean): void;
+  /** Resolves when the socket is closed. */
+  readonly closed: Promise<void>;
 }
 
-export interface Asked {
-  readonly id: string;
-  /** The Request. */
-  readonly message: string;
-  readonly pricing: ModelCard["pricing"];
-}
+/** How many pings in a row may stay without any sign of life. */
+const MISSED = 2;
 
-export interface LineEvents {
-  /** Undefined: it makes no sense. */
-  message(text: string | undefined): void;
-  pong(): void;
-  closed(): void;
-}
+/**
+ * Long messages are sent in fragments of 64 KiB, so that a slow client is told from one that takes nothing: that one is
+ * cut after `timeouts.write`. `beat` is called at each ping.
+ */
+export function createLine(node: AimoNode, peer: Peer, socket: Socket, heartbeat: number, beat: () => void): Line {
+  const { runtime, config } = node;
+  const { promise: closed, resolve: close } = Promise.withResolvers<void>();
+  const queue: string[] = [];
+  let long: { readonly bytes: Buffer; at: number } | undefined; // the first of the queue
+  let loose = 0;
+  let paused = false;
+  let taken: PromiseWithResolvers<void> | undefined;
+  let stuck: Idle | undefined;
+  let farewell: (() => void) | undefined;
+  let closing = false;
+  let stopLinger: (() => void) | undefined;
+  let read = 0;
+  let moved = false; // since the last ping the client took something that it was behind with
+  let missed = 0;
+  let stopBeat = runtime.setTimeout(heartbeat, ping);
 
-export interface LineInit {
-  readonly runtime: Runtime;
-  /** Of a whole answer. bytes */
-  limit(): number;
-  /** What one call may hold while its reader is behind, before the line is not read any more. bytes */
-  window(): number;
-  /** Throws when the provider may not stay. */
-  check(): void;
-  /** It sends what makes no sense: told once. */
-  garbled(): void;
-}
-
-/** Between two pings; a line from which nothing has come since the last one is dead. ms */
-const PING = 15_000;
-/** A provider that does not take what it is sent is left for another one. bytes */
-const BEHIND = 16 * 1_048_576;
-/** For the other side to answer a close. ms */
-const LINGER = 1_000;
-
-interface Open {
-  take(response: OldResponse | undefined): void;
-  lost(): void;
-}
-
-export function createLine(socket: Socket, init: LineInit): Line & LineEvents {
-  const { runtime } = init;
-  const open = new Map<string, Open>();
-  const slow = new Set<string>();
-  const { promise: gone, resolve: left } = Promise.withResolvers<void>();
-  let over = false;
-  let heard = true;
-  let garbled = false;
-  let stop = runtime.setTimeout(PING, tick);
-
-  function tick(): void {
-    stop = runtime.setTimeout(PING, tick);
-    try {
-      init.check();
-    } catch (error) {
-      return close(1008, AimoError.from(error).message);
-    }
-    // What is not read cannot have been heard.
-    if (!heard && slow.size === 0) return socket.terminate();
-    heard = false;
-    socket.ping();
+  function pump(): void {
+    while (queue.length > 0 && !socket.writableNeedDrain && !socket.destroyed) send(queue[0] as string);
+    if (socket.destroyed) return;
+    if (queue.length > 0 || socket.writableNeedDrain) return behind();
+    stuck?.hold();
+    taken?.resolve();
+    taken = undefined;
+    if (paused) socket.resume();
+    paused = false;
+    loose = 0;
+    farewell?.();
+    farewell = undefined;
   }
 
-  /** The one back-pressure that the protocol has: while one call is too far ahead of its reader, all others wait, too. */
-  function behind(id: string, is: boolean): void {
-    if (is === slow.has(id)) return;
-    if (is) slow.add(id);
-    else slow.delete(id);
-    if (slow.size === 0) socket.resume();
-    else socket.pause();
+  function linger(): void {
+    stopLinger ??= runtime.setTimeout(LINGER, () => peer.terminate());
   }
 
-  function close(code: number, reason: string): void {
-    over = true;
-    stop();
-    stop = runtime.setTimeout(LINGER, () => socket.terminate());
-    socket.close(code, reason);
+  function send(text: string): void {
+    if (text.length <= MAX_CHUNK) {
+      queue.shift();
+      return void peer.send(text, { compress: false });
+    }
+    long ??= { bytes: Buffer.from(text), at: 0 };
+    const { bytes, at } = long;
+    long.at += MAX_CHUNK;
+    const fin = long.at >= bytes.length;
+    // The adapter hands all of these on to the WebSocket, though its type names but one.
+    const fragment = { compress: false, binary: false, fin };
+    peer.send(bytes.subarray(at, long.at), fragment);
+    if (!fin) return;
+    queue.shift();
+    long = undefined;
   }
 
-  function ask({ id, message, pricing }: Asked, reply: Reply, signal: AbortSignal): Promise<boolean> {
-    if (over || signal.aborted) return Promise.resolve(signal.aborted);
-    if (socket.buffered > BEHIND) return Promise.reject(full());
-    if (open.has(id)) return Promise.reject(twice());
-    const { promise, resolve, reject } = Promise.withResolvers<boolean>();
-    const answer = createOldReply(reply, init.limit(), pricing);
-    const queue: OldResponse[] = [];
-    let queued = 0;
-    let waiting: Wait;
-    let begun = false;
-    let lost = false;
-
-    function done(how: boolean | AimoError): void {
-      open.delete(id);
-      signal.removeEventListener("abort", leave);
-      queue.length = 0;
-      behind(id, false);
-      if (typeof how === "boolean") resolve(how);
-      else reject(how);
-    }
-
-    // There is no word for it in the protocol: the provider goes on, and what it sends is dropped.
-    const leave = (): void => done(true);
-
-    function write(response: OldResponse): void {
-      try {
-        waiting = answer.write(response);
-      } catch (error) {
-        return done(AimoError.from(error));
-      }
-      if (answer.ended) return done(true);
-      void waiting?.then(drain);
-    }
-
-    function drain(): void {
-      waiting = undefined;
-      while (waiting === undefined && open.has(id)) {
-        const next = queue.shift();
-        if (next === undefined) return rest();
-        queued -= next.payload.length;
-        write(next);
-      }
-    }
-
-    /** All that came was passed on. */
-    function rest(): void {
-      behind(id, false);
-      if (lost) done(begun ? broken() : false);
-    }
-
-    open.set(id, {
-      take(response) {
-        begun = true;
-        if (response === undefined)
-          return done(new AimoError("UPSTREAM_FAILED", "The provider answered with something that is no Response."));
-        if (waiting === undefined) return write(response);
-        queue.push(response);
-        queued += response.payload.length;
-        if (queued > init.window()) behind(id, true);
-      },
-      lost() {
-        lost = true;
-        if (waiting === undefined) rest();
-      },
-    });
-    signal.addEventListener("abort", leave, { once: true });
-    socket.send(message);
-    return promise;
+  function behind(): void {
+    if (stuck) return stuck.release();
+    stuck = idle(runtime, config.timeouts.write, () => cut("a client that took nothing was cut (timeouts.write)"));
   }
+
+  function cut(why: string): void {
+    node.log("warn", why, { via: "websocket" });
+    peer.terminate();
+  }
+
+  function ping(): void {
+    missed = socket.bytesRead === read && !moved ? missed + 1 : 0;
+    if (missed === MISSED) return cut("a client that answers no ping was cut (heartbeat)");
+    read = socket.bytesRead;
+    moved = false;
+    peer.ping();
+    beat();
+    stopBeat = runtime.setTimeout(heartbeat, ping);
+  }
+
+  socket.on("drain", () => {
+    moved = true;
+    pump();
+  });
+  socket.once("close", () => {
+    stopBeat();
+    stopLinger?.();
+    stuck?.stop();
+    taken?.resolve();
+    queue.length = 0;
+    close();
+  });
 
   return {
-    get calls() {
-      return open.size;
+    say(text, isLoose = false) {
+      if (socket.destroyed || closing) return undefined;
+      queue.push(text);
+      if (isLoose) loose += text.length;
+      pump();
+      if (queue.length === 0 && !socket.writableNeedDrain) return undefined;
+      if (loose > config.window && !paused) {
+        paused = true;
+        socket.pause();
+      }
+      return (taken ??= Promise.withResolvers<void>()).promise;
     },
-    ask,
-    close,
-    gone,
-    message(text) {
-      heard = true;
-      const read = text === undefined ? undefined : readOldResponse(text);
-      // An answer to nobody is what comes after a cancel, and twice.
-      if (read) return open.get(read.id)?.take(read.response);
-      if (!garbled) init.garbled();
-      garbled = true;
+    close(code, reason, hurry = false) {
+      if (socket.destroyed) return;
+      if (hurry) linger();
+      if (closing) return;
+      closing = true;
+      farewell = () => {
+        peer.close(code, reason);
+        linger();
+      };
+      pump();
     },
-    pong: () => void (heard = true),
-    closed() {
-      over = true;
-      stop();
-      left();
-      for (const call of [...open.values()]) call.lost();
-    },
+    closed,
   };
-}
-
-function full(): AimoError {
-  return new AimoError("OVERLOADED", "The provider does not take what it is sent.", { retryAfter: 1_000 });
-}
-
-function twice(): AimoError {
-  return new AimoError("INVALID_MESSAGE_FORMAT", "There is a call with this id at the provider already.");
-}
-
-function broken(): AimoError {
-  return new AimoError("STREAM_INTERRUPTED", "The provider's connection broke before the answer was complete.");
 }

@@ -2,7 +2,7 @@ import { AimoError } from "../../core/error.ts";
 import type { ModelCard } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Handler } from "../../core/parts.ts";
-import type { Line } from "./_line.ts";
+import type { Connection } from "./_old-connection.ts";
 import { toOldRequest } from "./_old-frames.ts";
 
 /** Of one that says nothing of its models. */
@@ -12,7 +12,7 @@ const TYPES = ["openai.chat"];
 
 /** A wallet that serves models, over one connection or several. */
 export interface Subscriber {
-  readonly lines: Set<Line>;
+  readonly connections: Set<Connection>;
   /** What the config says that it offers; undefined: nothing. */
   declare(models: readonly (string | ModelCard)[] | undefined): void;
   /** What it says itself: to be called by `wallet:name` alone, so that nobody can take over a name that others serve. */
@@ -28,7 +28,7 @@ export interface Subscriber {
 
 /** Throws CONFIG_INVALID when a provider of the node has that name. */
 export function createSubscriber(node: AimoNode, wallet: string): Subscriber {
-  const lines = new Set<Line>();
+  const connections = new Set<Connection>();
   const prefix = `${wallet}:`;
   /** Those that only clients know, with the calls that try them; 0: one was answered. */
   const names = new Map<string, number>();
@@ -43,10 +43,10 @@ export function createSubscriber(node: AimoNode, wallet: string): Subscriber {
     const { model = "", requestId: id } = request;
     const message = toOldRequest(request, wallet, model.startsWith(prefix) ? model.slice(prefix.length) : model);
     const { pricing } = models.find((card) => card.id === model) ?? {};
-    const tried = new Set<Line>();
-    for (let line = pick(lines, tried); line !== undefined; line = pick(lines, tried)) {
-      tried.add(line);
-      if (await line.ask({ id, message, pricing }, reply, call.signal)) return;
+    const tried = new Set<Connection>();
+    for (let connection = pick(connections, tried); connection !== undefined; connection = pick(connections, tried)) {
+      tried.add(connection);
+      if (await connection.ask({ id, message, pricing }, reply, call.signal)) return;
     }
     throw new AimoError("NETWORK_ERROR", "The provider's connection broke.");
   };
@@ -61,7 +61,7 @@ export function createSubscriber(node: AimoNode, wallet: string): Subscriber {
   const leave = node.serve(provider);
 
   return {
-    lines,
+    connections,
     declare(given) {
       declared = given?.map((model) => (typeof model === "string" ? { id: model, types: TYPES } : model));
       refresh();
@@ -90,10 +90,10 @@ export function createSubscriber(node: AimoNode, wallet: string): Subscriber {
 }
 
 /** The least busy; of equals the newest, because the old one may be dead already. */
-function pick(lines: ReadonlySet<Line>, tried: ReadonlySet<Line>): Line | undefined {
-  const left = [...lines].filter((line) => !tried.has(line));
-  return left.reduceRight<Line | undefined>(
-    (best, line) => (best === undefined || line.calls < best.calls ? line : best),
+function pick(connections: ReadonlySet<Connection>, tried: ReadonlySet<Connection>): Connection | undefined {
+  const left = [...connections].filter((connection) => !tried.has(connection));
+  return left.reduceRight<Connection | undefined>(
+    (best, connection) => (best === undefined || connection.calls < best.calls ? connection : best),
     undefined,
   );
 }

@@ -14,3 +14,4 @@ export {
 export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
 export { subscribe, type SubscribeOptions } from "./subscribe.ts";
+export { websocketApi, type WebsocketApiOptions } from "./websocket-api.ts";

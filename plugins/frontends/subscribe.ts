@@ -1,6 +1,6 @@
 import type { IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
-import nodeAdapter from "crossws/adapters/node";
+import type nodeAdapter from "crossws/adapters/node";
 import { z } from "zod";
 import type { Call, Outcome } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
@@ -11,7 +11,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { sentKey } from "../guards/_sent-key.ts";
 import { isWallet } from "../guards/_wallet-key.ts";
 import { mountKeyRoutes } from "./_key-routes.ts";
-import { createLine, type Line, type Socket } from "./_line.ts";
+import { createConnection, type Connection, type Socket } from "./_old-connection.ts";
 import { createSubscriber, type Subscriber } from "./_subscriber.ts";
 
 export interface SubscribeOptions {
@@ -41,8 +41,8 @@ const ABOUT = {
 };
 const PATH = "/api/v1/providers/subscribe";
 /** Connections of all wallets, and of one. */
-const MAX_LINES = 1_000;
-const MAX_LINES_OF_ONE = 16;
+const MAX_ALL = 1_000;
+const MAX_OF_ONE = 16;
 /** JSON in JSON: how much longer than its answer a message may be. */
 const ESCAPED = 2;
 
@@ -56,63 +56,66 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
   let models = new Map(Object.entries(given.models));
   const subscribers = new Map<string, Subscriber>();
   /** By the id of the key that each came with. */
-  const lines = new Map<Line, string>();
+  const connections = new Map<Connection, string>();
   const tries = new WeakMap<Call, (answered: boolean) => void>();
   let node: AimoNode;
+  let adapter: typeof nodeAdapter;
+  let closing = false;
 
   function accept(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const text = sentKey(request.headers as Record<string, string>) ?? "";
     const keys = node.use("walletKeys");
     const { wallet, id } = keys.check(text);
-    if (lines.size >= MAX_LINES || (subscribers.get(wallet)?.lines.size ?? 0) >= MAX_LINES_OF_ONE)
+    if (connections.size >= MAX_ALL || (subscribers.get(wallet)?.connections.size ?? 0) >= MAX_OF_ONE)
       throw new AimoError("OVERLOADED", "There are as many providers connected as this node takes.", {
         retryAfter: 60_000,
       });
     const said = new URL(request.url ?? "/", "http://node").searchParams.getAll("models");
     const names = said.flatMap((list) => list.split(",")).filter(Boolean);
-    let line: ReturnType<typeof createLine> | undefined;
-    const adapter = nodeAdapter({
+    let connection: ReturnType<typeof createConnection> | undefined;
+    const { handleUpgrade } = adapter({
       idleTimeout: 0,
       serverOptions: { maxPayload: ESCAPED * node.config.limits.body + 65_536 },
       hooks: {
         open(peer) {
-          line = createLine(toSocket(peer as never), {
+          connection = createConnection(toSocket(peer as never), {
             runtime: node.runtime,
             limit: () => node.config.limits.body,
             window: () => node.config.window,
             check: () => void keys.check(text),
             garbled: () => node.log("warn", "a provider sends what is no Response; it is left out", { wallet }),
           });
-          join(wallet, id, line, names);
+          join(wallet, id, connection, names);
         },
-        message: (_, message) => line?.message(typeof message.rawData === "string" ? message.rawData : undefined),
-        pong: () => line?.pong(),
+        message: (_, message) => connection?.message(typeof message.rawData === "string" ? message.rawData : undefined),
+        pong: () => connection?.pong(),
         close() {
-          line?.closed();
-          if (line) leave(wallet, line);
+          connection?.closed();
+          if (connection) leave(wallet, connection);
         },
       },
     });
-    void adapter.handleUpgrade(request, socket, head);
+    void handleUpgrade(request, socket, head);
   }
 
-  function join(wallet: string, key: string, line: Line, names: readonly string[]): void {
+  function join(wallet: string, key: string, connection: Connection, names: readonly string[]): void {
+    if (closing) return connection.close(1001, "The node is closing.");
     try {
       const subscriber = subscribers.get(wallet) ?? createSubscriber(node, wallet);
       subscribers.set(wallet, subscriber);
-      subscriber.lines.add(line);
+      subscriber.connections.add(connection);
       subscriber.declare(models.get(wallet));
       subscriber.claim(names);
-      lines.set(line, key);
+      connections.set(connection, key);
     } catch (error) {
-      line.close(1011, AimoError.from(error).message);
+      connection.close(1011, AimoError.from(error).message);
     }
   }
 
-  function leave(wallet: string, line: Line): void {
-    lines.delete(line);
+  function leave(wallet: string, connection: Connection): void {
+    connections.delete(connection);
     const subscriber = subscribers.get(wallet);
-    if (!subscriber?.lines.delete(line) || subscriber.lines.size > 0) return;
+    if (!subscriber?.connections.delete(connection) || subscriber.connections.size > 0) return;
     subscribers.delete(wallet);
     subscriber.leave();
   }
@@ -144,11 +147,13 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
       "frame:request": find,
       "call:end": ended,
       "keys:revoke"(id) {
-        for (const [line, key] of lines) if (key === id) line.close(1008, "The key was revoked.");
+        for (const [connection, key] of connections) if (key === id) connection.close(1008, "The key was revoked.");
       },
     },
-    setup(face) {
+    async setup(face) {
       node = face;
+      closing = false;
+      adapter = (await import("crossws/adapters/node")).default;
       const { mount, upgrade } = node.use("http");
       mount("GET", "/api/v1/ping", "public", () => "pong", { summary: "Is the node there" });
       upgrade(PATH, "read", accept, ABOUT);
@@ -160,8 +165,9 @@ export function subscribe(options: SubscribeOptions = {}): Plugin {
       return true;
     },
     async close() {
-      for (const line of lines.keys()) line.close(1001, "The node is closing.");
-      await Promise.all([...lines.keys()].map(({ gone }) => gone));
+      closing = true;
+      for (const connection of connections.keys()) connection.close(1001, "The node is closing.");
+      await Promise.all([...connections.keys()].map(({ gone }) => gone));
     },
   };
 }
@@ -172,7 +178,7 @@ function away(wallet: string): AimoError {
   return new AimoError("NO_PROVIDER", `The provider ${wallet} is not connected; try again shortly.`, data);
 }
 
-/** What the adapter hides: a line that is not read, and one that is dropped. */
+/** What the adapter hides: a connection that is not read, and one that is dropped. */
 interface Peer {
   readonly websocket: {
     pause(): void;

@@ -5,8 +5,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { endOfFile, type Cleanup } from "../kit/clean.ts";
 import { post } from "../kit/client.ts";
 import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
-import { startAimo, type AimoProcess } from "../kit/process.ts";
-import { missing, missingLlama, MODELS } from "../kit/real-model.ts";
+import { BIN, runAimo, startAimo, type AimoProcess } from "../kit/process.ts";
+import { hasLlama, missing, missingLlama, MODELS } from "../kit/real-model.ts";
 
 const SERVER = fileURLToPath(new URL("../kit/real-upstream.ts", import.meta.url));
 const MODEL = "stories260K";
@@ -190,6 +190,13 @@ it.skipIf(absent)("over pubsub alone the same story comes", async () => {
   expect(text).toBe((await tell(clientOf(urlOf(server)), more)).text);
   const end = await gateway.waitFor(({ event }) => event === "call:end");
   expect(end["via"]).toBe("pubsub");
+});
+
+it.skipIf(await hasLlama())("`aimo provider --gguf` without llama.cpp says what to install", async () => {
+  const to = ["--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", dataDir()];
+  const { code, stdout, stderr } = await runAimo(["provider", "--gguf", BIN, ...to]);
+  expect(stderr).toBe("aimo: provider-gguf needs the package node-llama-cpp: npm install node-llama-cpp@^3.22.0\n");
+  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
 });
 
 it.skipIf(withoutLlama)("`aimo provider --gguf` serves a model without any server", async () => {
