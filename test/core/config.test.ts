@@ -23,6 +23,7 @@ describe("defaults", () => {
       window: 262_144,
       drain: 10_000,
       timeouts: {
+        request: 120_000,
         connect: 10_000,
         accept: 5_000,
         firstChunk: 120_000,
@@ -33,7 +34,15 @@ describe("defaults", () => {
         write: 60_000,
         hook: 5_000,
       },
-      limits: { body: 4_194_304, bodies: 67_108_864, kept: 67_108_864, calls: 8_192, callsPerPeer: 2_048, attempts: 3 },
+      limits: {
+        body: 4_194_304,
+        bodies: 67_108_864,
+        uploads: 268_435_456,
+        kept: 67_108_864,
+        calls: 8_192,
+        callsPerPeer: 2_048,
+        attempts: 3,
+      },
     });
   });
 
