@@ -1,7 +1,7 @@
 import { styleText } from "node:util";
 import { resolveConfig } from "../config.ts";
 import { listPlugins } from "../listing.ts";
-import { loadPlugins } from "../plugin.ts";
+import { checkExposed, loadPlugins } from "../plugin.ts";
 import { adviseOn } from "./advice.ts";
 import { effective, type ConfigOptions } from "./effective.ts";
 import { pluginTable } from "./plugins.ts";
@@ -12,6 +12,7 @@ export async function check(options: ConfigOptions): Promise<void> {
   const { file, config } = await effective(options);
   const settings = resolveConfig(config);
   const on = loadPlugins(settings.plugins, settings.disable);
+  if (!settings.insecure) checkExposed(on);
   const plugins = listPlugins(settings.plugins, settings.disable);
   const advice = adviseOn(on, settings);
   if (options.json) return printJson({ ok: true, file, plugins, advice });

@@ -165,7 +165,8 @@ export function parseQuery<T>({ url = "/" }: IncomingMessage, shape: StandardSch
   return check(Object.fromEntries(new URL(url, "http://node").searchParams), shape, "The query");
 }
 
-function check<T>(value: unknown, shape: StandardSchema<T>, what: string): T {
+/** Throws INVALID_MESSAGE_FORMAT, which names the field. `what` has that form, or has it not. */
+export function check<T>(value: unknown, shape: StandardSchema<T>, what: string): T {
   const result = shape["~standard"].validate(value) as {
     value: T;
     issues?: readonly { message: string; path?: readonly PropertyKey[] }[];

@@ -68,7 +68,13 @@ export async function openServer({ port, host }: Address, init: ServerInit): Pro
   server.on("checkContinue", (req, res) => server.emit("request", req, res)); // who wants the body says go on
   server.on("checkExpectation", (req, res) => server.emit("request", req, res));
   server.on("connection", (socket) => (onConnection(socket) ? undefined : socket.destroy()));
-  server.on("upgrade", onUpgrade);
+  /** The server knows nothing of them any more. */
+  const upgraded = new Set<Duplex>();
+  server.on("upgrade", (req, socket, head) => {
+    upgraded.add(socket);
+    socket.once("close", () => upgraded.delete(socket));
+    onUpgrade(req, socket, head);
+  });
   server.on("connect", (_, socket) => hangUp(runtime, socket, refusal("The node is no proxy.", 405)));
   server.on("clientError", (cause: NodeJS.ErrnoException, socket: Socket) => {
     if (refused.has(socket)) return;
@@ -133,7 +139,10 @@ export async function openServer({ port, host }: Address, init: ServerInit): Pro
       closed ??= closing();
       if (hurry) {
         drop();
-        drop = runtime.setTimeout(LINGER, () => server.closeAllConnections());
+        drop = runtime.setTimeout(LINGER, () => {
+          server.closeAllConnections();
+          for (const socket of upgraded) socket.destroy();
+        });
       }
       return closed;
     },

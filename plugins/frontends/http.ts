@@ -18,6 +18,7 @@ import { fail, handle, noRoute } from "./_handle.ts";
 import { createMounts } from "./_mounts.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
+import { withKey } from "./_upgrade.ts";
 
 export interface HttpOptions {
   /** Default 8000; 0 picks a free one. */
@@ -73,6 +74,7 @@ export interface HttpService {
    * The rest of `about` is for `/openapi.json`.
    */
   mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
+  /** The same for WebSockets: what the handler throws is the answer. A key may come as the subprotocol `aimo-key.<key>`. */
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
   /** What is mounted now, in the order in which the paths came; an upgrade is a GET that is answered with 101. */
   readonly routes: readonly MountedRoute[];
@@ -165,7 +167,7 @@ export function http(options: HttpOptions = {}): Plugin {
       if (found === undefined) throw noRoute(req);
       if (req.headers["content-length"] !== undefined || req.headers["transfer-encoding"] !== undefined)
         throw new AimoError("INVALID_MESSAGE_FORMAT", "A request to upgrade must have no body.");
-      const origin = originOf(req, clientOf(req, edge.trusted));
+      const origin = withKey(originOf(req, clientOf(req, edge.trusted)));
       if (found.scope !== "public") await node.admit(origin, found.scope);
       found.handler(req, socket, head, origin);
     } catch (cause) {

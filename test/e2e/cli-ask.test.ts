@@ -246,6 +246,13 @@ describe("`aimo check`", () => {
     failed(await runAimo(["check"], options), /aimo\.config\.ts: disable: .*Did you mean "router-round-robin"\?/, 2);
     writeFileSync(join(cwd, "aimo.config.ts"), `${IMPORTS}export default defineConfig({ plugins: [openaiApi()] });`);
     failed(await runAimo(["check"], options), /frontend-openai-api needs the service "http"/, 2);
+    const open = `${IMPORTS}export default defineConfig({ plugins: [http({ host: "0.0.0.0" }), openaiApi(), demo()] });`;
+    writeFileSync(join(cwd, "aimo.config.ts"), open);
+    failed(
+      await runAimo(["check"], options),
+      /0\.0\.0\.0 can be reached by others, and no plugin tells clients apart/,
+      2,
+    );
     failed(await runAimo(["check", "--config", "no.ts"], options), /There is no file no\.ts\./, 2);
   });
 });
