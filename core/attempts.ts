@@ -122,15 +122,16 @@ export async function tryTargets(
     const giveUp = (): void => gate.fail(cancelled(call.signal.reason));
     call.signal.addEventListener("abort", giveUp, { once: true });
     if (call.signal.aborted) giveUp();
+    const asked = askedOf(target, request, listeners);
     try {
-      const pending = listeners.guard("call:attempt", call, target);
+      const pending = listeners.guard("call:attempt", call, target, asked);
       if (pending !== undefined) await pending;
     } catch (error) {
       const { code, message, data } = AimoError.from(error);
       gate.fail(new AimoError(code, message, { ...data, retryable: true })); // skips this target alone
     }
     const done = gate.signal.aborted ? undefined : learn(target.stats, record, call, runtime);
-    if (done) void handle(target, request, call, gate);
+    if (done) void handle(target, asked, call, gate);
     const verdict = await gate.verdict;
     call.signal.removeEventListener("abort", giveUp);
     done?.();
@@ -145,13 +146,20 @@ function win(winner: Gate, { gates, stop }: Race): void {
     if (gate !== winner) gate.fail(new AimoError("CANCELLED", "Another provider answered first."));
 }
 
+/** The request as this target gets it; headers that a hook adds are for it alone. */
+function askedOf({ model }: Target, request: RequestFrame, listeners: Listeners): RequestFrame {
+  const other = request.model !== undefined && request.model !== model.id;
+  const hooked = listeners.has("call:attempt");
+  if (!other && !hooked) return request;
+  return { ...request, ...(other && { model: model.id }), ...(hooked && { headers: { ...request.headers } }) };
+}
+
 /** Runs the handler; whatever it does, the attempt ends. */
 async function handle(target: Target, request: RequestFrame, call: Call, gate: Gate): Promise<void> {
   const view = new AttemptCall(call, gate.signal);
-  const { provider, model } = target;
+  const { provider } = target;
   try {
-    const asked = request.model === undefined || request.model === model.id ? request : { ...request, model: model.id };
-    await target.handle(asked, gate.reply, view);
+    await target.handle(request, gate.reply, view);
     gate.returned();
   } catch (cause) {
     if (AimoError.is(cause)) return gate.fail(cause);

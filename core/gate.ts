@@ -78,6 +78,7 @@ export function openGate(init: GateInit): Gate {
   let streaming = false; // a chunk came: the gap counts
   // A local receipt is about what the hooks left; a peer's is about what it sent.
   const hooked = !seal && (listeners.has("frame:chunk") || listeners.has("frame:response")) ? watchBytes() : undefined;
+  const watched = listeners.has("call:chunk");
   const watch = timeouts && idle(runtime, timeouts.firstChunk, () => fail(silence(streaming, timeouts)));
 
   function close(error?: AimoError, goesOn?: Elsewhere, own?: Receipt): void {
@@ -201,7 +202,9 @@ export function openGate(init: GateInit): Gate {
     if (own) (frame as Mutable<typeof frame>).receipt = own;
     // Before the write: a client that leaves in the middle of it must not end the reply a second time.
     if (last) close(undefined, undefined, own);
-    return sink.write(frame);
+    const taken = sink.write(frame);
+    if (watched && frame.messageType === "StreamChunk") listeners.tell("call:chunk", call, frame.body.length, taken);
+    return taken;
   }
 
   /** A reader that is behind stops the clock of the provider. */

@@ -2,7 +2,7 @@ import type { Attempt, Call, Origin, Outcome, Scope } from "./call.ts";
 import { AimoError } from "./error.ts";
 import type { ErrorFrame, HeartbeatFrame, Receipt, RequestFrame, ResponseFrame, StreamChunkFrame } from "./frame.ts";
 import type { AimoNode } from "./node.ts";
-import type { Awaitable, Target } from "./parts.ts";
+import type { Awaitable, Target, Wait } from "./parts.ts";
 import { suggest } from "./suggest.ts";
 
 /**
@@ -25,8 +25,15 @@ export interface NodeHooks {
   "call:start": (call: Call, request: Readonly<RequestFrame>) => Awaitable<void>;
   /** Watches the order that the routers gave. */
   "call:route": (call: Call, order: readonly Target[]) => Awaitable<void>;
-  /** A throw skips this target. */
-  "call:attempt": (call: Call, target: Target) => Awaitable<void>;
+  /** A throw skips this target. `request` is what this target is asked, and no other: its headers may be changed. */
+  "call:attempt": (call: Call, target: Target, request: Readonly<RequestFrame>) => Awaitable<void>;
+  /**
+   * A chunk of so many bytes went to the client; with `wait` the client is behind. Only to watch: `frame:chunk` makes the
+   * node hash a peer's reply twice, to know whether it was changed, and this does not.
+   */
+  "call:chunk": (call: Call, bytes: number, wait: Wait) => void;
+  /** An attempt goes on over a link of this transport: its own broke, fell silent, or is worse. `target` is the target's id. */
+  "call:move": (call: Call, target: string, transport: string) => void;
   /** An attempt has ended, well or not: what routers learn from. `attempt.error` says how; one that was cancelled says nothing of its target. */
   "call:attempted": (call: Call, target: Target, attempt: Attempt) => void;
   /** Each receipt that a call got: of attempts that failed too, and, after its end, of a reply that was cancelled. */
@@ -68,6 +75,8 @@ const NAMES = [
   "call:start",
   "call:route",
   "call:attempt",
+  "call:chunk",
+  "call:move",
   "call:attempted",
   "call:receipt",
   "call:end",

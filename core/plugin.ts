@@ -86,6 +86,8 @@ export const BUILT_IN: readonly string[] = [
   "guard-api-keys",
   "host-libp2p",
   "observer-logger",
+  "observer-metrics",
+  "observer-tracing",
   "provider-anthropic",
   "provider-custom",
   "provider-demo",

@@ -132,6 +132,7 @@ export function openOver(init: OpenerInit): Opener {
     link = next;
     outbox = next.outbox;
     moved(next);
+    hooks.tell("call:move", call, target, next.via);
     outbox.control(
       encodeHead(Type.RESUME, Flag.OPENER, number, { limit: grant.limit, attempt: ++attempt }, incoming.received),
     );

@@ -1,12 +1,14 @@
 import { encode } from "cborg";
 import type { Call } from "../../core/call.ts";
 import type { StreamChunkFrame } from "../../core/frame.ts";
+import { createNode } from "../../core/node.ts";
 import { createHooks } from "../../core/listeners.ts";
 import type { Router, Target } from "../../core/parts.ts";
 import { order, take } from "../../core/route.ts";
 import { systemRuntime } from "../../core/runtime.ts";
+import { metrics } from "../../plugins/observers/metrics.ts";
 import { score } from "../../plugins/routers/score.ts";
-import { card, request as asked, target } from "../suites/build.ts";
+import { call as called, card, request as asked, target } from "../suites/build.ts";
 import { decodeMessage, encodeMessage, Type } from "../../core/wire/codec.ts";
 import { createDeframer, joinFramed } from "../../core/wire/framing.ts";
 import { decodeHead } from "../../core/wire/heads.ts";
@@ -71,7 +73,17 @@ const call = { id: "call" } as Call;
 const body = Buffer.alloc(1_000);
 const request = { ...asked(), body };
 
-export function runMicro(): Timing[] {
+/** What `metrics()` does with a chunk of a call that runs. */
+async function counted(): Promise<Timing> {
+  const plugin = metrics({ port: 0 });
+  await using _node = await createNode({ plugins: [plugin] });
+  const { "call:start": start, "call:chunk": chunk } = plugin.hooks ?? {};
+  const running = called({ servedBy: { target: "12D3KooWEyopopk/openai/m", startedAt: 0 } });
+  await start?.(running, request);
+  return time("metrics() of a chunk", () => chunk?.(running, 230, undefined));
+}
+
+export async function runMicro(): Promise<Timing[]> {
   const body = new Uint8Array(230).fill(65);
   const data = encodeMessage(Type.DATA, 0, 7, 1_000, body);
   const batch = Array.from({ length: 32 }, () => data);
@@ -96,6 +108,7 @@ export function runMicro(): Timing[] {
   let seen = 0;
   const deframe = createDeframer((bytes) => void (seen += decodeMessage(bytes)?.body.length ?? 0));
   return [
+    await counted(),
     time("encode a DATA message of 230 bytes", () => void encodeMessage(Type.DATA, 0, 7, 1_000, body)),
     time("decode it", () => void decodeMessage(data)),
     time("join it with 31 others, each", () => void joinFramed(batch), batch.length),

@@ -188,7 +188,7 @@ interface Row {
 
 async function main(): Promise<number> {
   if (options.micro) {
-    const results = runMicro();
+    const results = await runMicro();
     if (options.json) console.log(JSON.stringify(results));
     else for (const { name, ns } of results) console.log(`${name.padEnd(58)} ${ns.toFixed(0).padStart(8)} ns`);
     return 0;
