@@ -150,8 +150,8 @@ export function aiChecks(ai: AiSdk, provider: AiProvider): Checks {
       expect(await streamText(ask).text).toBe("Hello wörld");
     },
     responses: "this provider speaks chat completions",
-    speech: "this provider has no voices",
-    transcription: "this provider has no ears",
+    speech: "this provider has none",
+    transcription: "this provider has none",
     countTokens: "OpenAI's API has no count of tokens",
     async notFound(at) {
       const error = await refusedWith(404, generate(at, {}, "nothing"));

@@ -5,6 +5,7 @@ import { bodyOf, CHAT, KEY, thrownBy, type Case, type Checks } from "./case.ts";
 import { city, PNG } from "./said.ts";
 import type { Speaker } from "./speaker.ts";
 
+const NONE = "Anthropic's API has none";
 const weather = { name: "weather", description: "The weather.", input_schema: city };
 const called = { type: "tool_use", id: "call_1", name: "weather", input: { city: "Zürich" } };
 
@@ -126,11 +127,11 @@ export function anthropicChecks(speaker: Speaker): Checks {
           for await (const each of await open(at).messages.create({ ...asking(at), stream: true })) seen.push(each);
           expect(seen).toEqual([{ type: "message_stop", vendor: 1 }]);
         },
-    embeddings: "Anthropic's API has no embeddings",
+    embeddings: NONE,
     completions: "it is Anthropic's of old, which the gateway does not have",
-    responses: "it is OpenAI's",
-    speech: "Anthropic's API has no voices",
-    transcription: "Anthropic's API has no ears",
+    responses: NONE,
+    speech: NONE,
+    transcription: NONE,
     countTokens: translated
       ? "OpenAI's upstreams do not count"
       : async (at) => {

@@ -106,8 +106,8 @@ export async function startCases(cleanup: Cleanup): Promise<() => Case> {
       api: gateway.api,
       prompt,
       answering: (answer) => new Promise((asked) => void queue.push({ answer, asked })),
-      servedBy: ({ socket }) =>
-        upstreams.find(([, { url }]) => url.includes(`:${socket.localPort}/`))?.[0] as ProviderName,
+      servedBy: ({ headers: { host } }) =>
+        upstreams.find(([, { url }]) => new URL(url).host === host)?.[0] as ProviderName,
     };
   };
 }

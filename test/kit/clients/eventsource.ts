@@ -1,8 +1,8 @@
 import { EventSource, type ErrorEvent } from "eventsource";
 import { expect } from "vitest";
 import { tcpProxy } from "../../suites/tcp-proxy.ts";
-import { chat, cut, event, hang, raw } from "../upstream.ts";
-import { CHAT, KEY, thrownBy, type Case, type Checks } from "./case.ts";
+import { chat, cut, event, hang, raw, refusal } from "../upstream.ts";
+import { CHAT, KEY, SHARED, thrownBy, type Case, type Checks } from "./case.ts";
 import { parsed, responseEvents, STREAMS } from "./said.ts";
 
 interface Asked {
@@ -10,10 +10,15 @@ interface Asked {
   readonly body?: object;
   readonly key?: string;
   readonly api?: string;
+  /** Whether it asks for ids, to come back. */
+  readonly resume?: boolean;
 }
 
-/** Its `fetch` makes a POST of what a browser would GET, and asks for ids. */
-function open(at: Case, { path = "chat/completions", body = {}, key = KEY, api = at.api }: Asked = {}): EventSource {
+/** Its `fetch` makes a POST of what a browser would GET. */
+function open(
+  at: Case,
+  { path = "chat/completions", body = {}, key = KEY, api = at.api, resume = false }: Asked = {},
+): EventSource {
   const asked = { model: CHAT, stream: true, messages: [{ role: "user", content: at.prompt }], ...body };
   return new EventSource(`${api}/v1/${path}`, {
     fetch: (url, init) =>
@@ -24,7 +29,7 @@ function open(at: Case, { path = "chat/completions", body = {}, key = KEY, api =
           ...init.headers,
           authorization: `Bearer ${key}`,
           "content-type": "application/json",
-          "x-aimo-resume": "1",
+          ...(resume && { "x-aimo-resume": "1" }),
         },
         body: JSON.stringify(asked),
       }),
@@ -58,7 +63,6 @@ const streamed =
     expect(await read(open(at, { body }))).toEqual(parsed(sent));
   };
 const ONLY = "it reads streams of events, and nothing else";
-const CLOSED = "it stops at any status but 200, and shows no body";
 
 /** What browsers have, in the package of that name, with a POST in the place of its GET. */
 export const eventsourceChecks: Checks = {
@@ -96,8 +100,14 @@ export const eventsourceChecks: Checks = {
   async unauthorized(at) {
     expect(await thrownBy(read(open(at, { key: "sk-of-nobody" })))).toMatchObject({ code: 401 });
   },
-  limited: CLOSED,
-  refused: CLOSED,
+  async limited(at) {
+    void at.answering(refusal(429, "Slow down."));
+    expect(await thrownBy(read(open(at)))).toMatchObject({ code: 429 });
+  },
+  async refused(at) {
+    void at.answering(refusal(400, "It said no."));
+    expect(await thrownBy(read(open(at)))).toMatchObject({ code: 400 });
+  },
   async broken(at) {
     void at.answering(cut([event({ content: "Hello" })]));
     expect(await read(open(at))).toMatchObject([
@@ -105,10 +115,16 @@ export const eventsourceChecks: Checks = {
       { error: { code: "stream_interrupted" } },
     ]);
   },
-  cancel: "a client that may come back is waited for",
+  async cancel(at) {
+    const asked = at.answering(hang([event({ content: "Hello" })]));
+    const source = open(at);
+    source.addEventListener("message", () => source.close());
+    const { closed } = await asked;
+    await closed;
+  },
   async preferences(at) {
     const asked = at.answering(chat(["Hello"]));
-    await read(open(at, { body: { model: "shared-model", provider: { only: ["second"] } } }));
+    await read(open(at, { body: { model: SHARED, provider: { only: ["second"] } } }));
     expect(at.servedBy(await asked)).toBe("second");
   },
   /** By itself, with the id of the last event, when its connection breaks. */
@@ -116,7 +132,7 @@ export const eventsourceChecks: Checks = {
     const sent = STREAMS.text;
     const asked = at.answering(hang(sent.slice(0, 2)));
     await using line = await tcpProxy({ to: { port: Number(new URL(at.api).port) } });
-    const source = open(at, { api: `http://127.0.0.1:${line.port}` });
+    const source = open(at, { api: `http://127.0.0.1:${line.port}`, resume: true });
     const errors: ErrorEvent[] = [];
     source.addEventListener("error", (error) => errors.push(error));
     const seen: string[] = [];

@@ -106,8 +106,8 @@ export const langchainChecks: Checks = {
     for await (const chunk of await model(at, { useResponsesApi: true }).stream(at.prompt)) text += chunk.text;
     expect(text).toBe("Hello wörld");
   },
-  speech: "it has no voices",
-  transcription: "it has no ears",
+  speech: "it has none",
+  transcription: "it has none",
   countTokens: "OpenAI's API has no count of tokens",
   async notFound(at) {
     expect(await thrownBy(model(at, { model: "nothing" }).invoke(at.prompt))).toMatchObject({

@@ -6,7 +6,7 @@ import { city, PNG, toolCalls, WEATHER } from "./said.ts";
 import { anthropicSpeaker as speaker } from "./speaker.ts";
 
 const { model } = speaker;
-const OTHER = "Anthropic's API has nothing of the kind";
+const OTHER = "Anthropic's API has none";
 
 /** OpenAI's SDK on a model that speaks Anthropic's dialect. */
 export function openaiToAnthropicChecks(Sdk: OpenaiSdk): Checks {
