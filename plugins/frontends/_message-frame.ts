@@ -5,6 +5,7 @@ import { forwarded } from "./_answer.ts";
 import type { Client, Head } from "./_client.ts";
 import { check } from "./_exchange.ts";
 import { toldReceipt, type Form, type Teller } from "./_form.ts";
+import { checkJSON } from "./_json.ts";
 import { createPieces, type Piece } from "./_pieces.ts";
 import { routed, routingOf, type Body } from "./_routed.ts";
 
@@ -117,6 +118,7 @@ function toRequest(payload: unknown, target: string | null | undefined, node: Ai
 /** What is no JSON object is the provider's to refuse. */
 function bodyOf(body: Buffer): Body {
   let value: unknown;
+  checkJSON(body);
   try {
     value = JSON.parse(body.toString());
   } catch {

@@ -34,6 +34,7 @@ const PLAIN: Record<string, [message: string | object, id: unknown, param: strin
   "two of them": ['{"id":"a"}{"id":"b"}', null, null],
   "a key without quotes": ["{id:1}", null, null],
   "a comma too many": ['{"id":1,}', null, null],
+  "a hundred lists in one another": [`{"id":1,"model":${"[".repeat(100)}${"]".repeat(100)}}`, null, null],
   "a number": ["42", null, ""],
   "a string": ['"a"', null, ""],
   null: ["null", null, ""],
@@ -92,6 +93,7 @@ const FRAMES: Record<string, [frame: object, requestId: string | null, param: st
   "an unknown encoding": [asked({ payload_encoding: "hex" }), "f", "payload_encoding"],
   "headers that are a list": [asked({ headers: ["a"] }), "f", "headers"],
   "headers of numbers": [asked({ headers: { a: 1 } }), "f", "headers.a"],
+  "a body with a hundred lists in one another": [asked({ payload: `${"[".repeat(100)}${"]".repeat(100)}` }), "f", null],
   "neither model nor provider": [asked({ payload: "{}" }), "f", "payload"],
 };
 
