@@ -5,20 +5,21 @@ import { toData, type Dialect } from "./_answer.ts";
 
 /** How OpenAI's operations end a stream that failed: in a way on which their clients throw. */
 export function dialectOf(type: string, runtime: Pick<Runtime, "now">): Dialect {
-  if (type === "openai.chat")
-    return chunks(runtime, "chat.completion.chunk", { delta: { content: "" }, finish_reason: "error" });
-  if (type === "openai.completions") return chunks(runtime, "text_completion", { text: "", finish_reason: "error" });
+  if (type === "openai.chat") return chunks(runtime, "chat.completion.chunk");
+  if (type === "openai.completions") return chunks(runtime, "text_completion");
   return type === "openai.responses" ? responses : others;
 }
 
-/** A chunk with a top-level error, as OpenRouter ends a stream: every OpenAI client throws on it. */
-function chunks(runtime: Pick<Runtime, "now">, object: string, choice: object): Dialect {
+/**
+ * A chunk with a top-level error: every OpenAI client throws on it. Without `choices`, or the AI SDK 5 would take it for
+ * the end of the answer.
+ */
+function chunks(runtime: Pick<Runtime, "now">, object: string): Dialect {
   return {
     errorEvent(error, id, model) {
       const { message, code, type } = error.toJSON().error;
       const created = Math.floor(runtime.now() / 1_000);
-      const choices = [{ index: 0, ...choice }];
-      return toData(JSON.stringify({ id, object, created, model, error: { code, message, type }, choices }));
+      return toData(JSON.stringify({ id, object, created, model, error: { code, message, type } }));
     },
     unreadable,
   };

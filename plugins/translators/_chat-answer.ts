@@ -172,8 +172,7 @@ export function createChunks(asker: Asker): { next(data: string): string; end():
     over = true;
     const status = toOpenaiStatus(statusOf(error?.type) ?? 500);
     const { error: told } = toOpenaiError(status, { error }) as { error: object };
-    const choices = [{ index: 0, delta: { content: "" }, finish_reason: "error" }];
-    return unnamed({ ...base("chat.completion.chunk", asker, model), error: { ...told, code: status }, choices });
+    return unnamed({ ...base("chat.completion.chunk", asker, model), error: { ...told, code: status } });
   }
 
   return {

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import type { Socket } from "node:net";
 import { onTestFinished } from "vitest";
 import { WebSocket, type ClientOptions } from "ws";
+import type { Cleanup } from "./clean.ts";
 
 /** A message of the node, parsed. */
 export type Told = Readonly<Record<string, unknown>>;
@@ -22,13 +23,18 @@ export interface SocketClient {
   readonly closed: Promise<{ code: number; reason: string }>;
 }
 
-/** Resolves when the socket is open; rejects with the answer's status and text when it is refused. */
+/** Resolves when the socket is open; rejects with the answer's status and text when it is refused. Ended with the test, or by `cleanup`. */
 export async function openSocket(
   api: string,
-  { path = "/v1/stream", protocols = [], ...options }: { path?: string; protocols?: string[] } & ClientOptions = {},
+  {
+    path = "/v1/stream",
+    protocols = [],
+    cleanup = onTestFinished,
+    ...options
+  }: { path?: string; protocols?: string[]; cleanup?: Cleanup } & ClientOptions = {},
 ): Promise<SocketClient> {
   const ws = new WebSocket(api.replace(/^http/, "ws") + path, protocols, options);
-  onTestFinished(() => ws.terminate());
+  cleanup(() => ws.terminate());
   const texts: string[] = [];
   const told: Told[] = [];
   let changed = Promise.withResolvers<void>();
