@@ -23,7 +23,6 @@ describe("defaults", () => {
       window: 262_144,
       drain: 10_000,
       timeouts: {
-        request: 120_000,
         connect: 10_000,
         accept: 5_000,
         firstChunk: 120_000,
