@@ -10,6 +10,28 @@ const alias = [
   { find: /^aimo\/([a-z]+)$/, replacement: path("plugins/$1/index.ts") },
 ];
 
+/** Several processes each, but no timing. */
+const COMMANDS = [
+  "cli",
+  "cli-*",
+  "clients*",
+  "docs",
+  "errors",
+  "init",
+  "package",
+  "receipts",
+  "switching",
+  "templates",
+].map((name) => `test/e2e/${name}.test.ts`);
+
+/** Tests of real processes. */
+const PROCESSES = {
+  // Tests of what stays on the heap collect garbage first.
+  execArgv: ["--expose-gc"],
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+};
+
 export default defineConfig({
   resolve: { alias },
   test: {
@@ -32,15 +54,23 @@ export default defineConfig({
       {
         extends: true,
         test: {
-          name: "e2e",
-          // Several processes each, and timing counts: one file after the other, when nothing else runs.
-          include: ["test/e2e/**/*.test.ts"],
-          fileParallelism: false,
-          // Tests of what stays on the heap collect garbage first.
-          execArgv: ["--expose-gc"],
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          ...PROCESSES,
+          name: "commands",
+          include: [...COMMANDS],
+          maxWorkers: "100%",
           sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          ...PROCESSES,
+          name: "e2e",
+          include: ["test/e2e/**/*.test.ts"],
+          exclude: [...COMMANDS],
+          // Timing counts: one file after the other, when nothing else runs.
+          fileParallelism: false,
+          sequence: { groupOrder: 3 },
         },
       },
     ],

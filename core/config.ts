@@ -19,6 +19,8 @@ export interface NodeConfig {
   /** How long `close` waits for running calls. Default 10,000. */
   drain?: number;
   timeouts?: {
+    /** For a client to send a request, body and all; 10,000 of it at most for the headers. Default 120,000. */
+    request?: number;
     /** To make a connection. Default 10,000. */
     connect?: number;
     /** Until a peer says that it took a call. Default 5,000. */
@@ -43,6 +45,8 @@ export interface NodeConfig {
     body?: number;
     /** Request bodies that peers may have half sent, all together. Default 64 MiB. */
     bodies?: number;
+    /** The same of clients. Default 256 MiB. */
+    uploads?: number;
     /** Reply bytes that are kept until peers say that they have them all, and as many for clients that may come back. Default 64 MiB. */
     kept?: number;
     /** Open calls. Default 8,192. */
@@ -96,6 +100,7 @@ const schema = z.strictObject({
   drain: z.number().int().nonnegative().default(10_000),
   timeouts: z
     .strictObject({
+      request: ms.default(120_000),
       connect: ms.default(10_000),
       accept: ms.default(5_000),
       firstChunk: ms.default(120_000),
@@ -111,6 +116,7 @@ const schema = z.strictObject({
     .strictObject({
       body: bytes.default(4 * 1_048_576),
       bodies: bytes.default(64 * 1_048_576),
+      uploads: bytes.default(256 * 1_048_576),
       kept: bytes.default(64 * 1_048_576),
       calls: z.number().int().positive().default(8_192),
       callsPerPeer: z.number().int().positive().default(2_048),

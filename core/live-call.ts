@@ -1,7 +1,9 @@
 import type { Call, Origin } from "./call.ts";
-import type { RequestFrame } from "./frame.ts";
+import type { Headers, RequestFrame } from "./frame.ts";
 import type { LiveAttempt, Mutable, NewRequest, Sink } from "./parts.ts";
 import type { Runtime } from "./runtime.ts";
+
+const OURS = /^x-aimo-/i;
 
 /** A call as the pipeline writes it. */
 export type LiveCall = Mutable<Call> & { readonly attempts: LiveAttempt[] };
@@ -27,11 +29,18 @@ export function counting(sink: Sink, call: LiveCall): Sink {
   return {
     write(frame) {
       if (frame.messageType === "StreamChunk") (frame as Mutable<typeof frame>).chunkIndex = call.chunks++;
-      else if (frame.messageType === "Response") Object.assign(frame.headers, call.headers);
+      else if (frame.messageType === "Response") frame.headers = { ...told(frame.headers), ...call.headers };
       if (frame.messageType !== "Error") call.bytes += frame.body.length;
       return sink.write(frame);
     },
   };
+}
+
+/** `x-aimo-*` says who answered, and that is not for the one who answered to say. */
+function told(headers: Headers): Headers {
+  const names = Object.keys(headers);
+  if (!names.some((name) => OURS.test(name))) return headers;
+  return Object.fromEntries(names.filter((name) => !OURS.test(name)).map((name) => [name, headers[name] as string]));
 }
 
 /** This is the attempt that the client hears: from here on all others are too late. */

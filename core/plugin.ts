@@ -81,6 +81,7 @@ export const BUILT_IN: readonly string[] = [
   "frontend-anthropic-api",
   "frontend-http",
   "frontend-openai-api",
+  "frontend-websocket-api",
   "frontend-openapi",
   "guard-api-keys",
   "host-libp2p",

@@ -45,8 +45,20 @@ export function createReply(
 export function fits(frame: ReplyFrame, begun: boolean): boolean {
   if (frame?.messageType === "Error") return isErrorCode(frame.code) && typeof frame.data === "object";
   return (
-    (frame?.messageType === "StreamChunk" ? begun : frame?.messageType === "Response" && !begun) &&
+    (frame?.messageType === "StreamChunk" ? begun : frame?.messageType === "Response" && !begun && isHead(frame)) &&
     frame.body instanceof Uint8Array
+  );
+}
+
+/** A status below 200 would not end an HTTP exchange, or make another protocol of it. */
+function isHead({ statusCode, headers, contentType }: ResponseFrame): boolean {
+  return (
+    Number.isInteger(statusCode) &&
+    statusCode >= 200 &&
+    statusCode <= 599 &&
+    typeof contentType === "string" &&
+    typeof headers === "object" &&
+    headers !== null
   );
 }
 

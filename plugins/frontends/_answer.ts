@@ -99,7 +99,7 @@ function toSink(client: Client, dialect: Dialect, requestId: string, model: stri
 
 /** The data of an event, which may have several lines. */
 export function toData(text: string): string {
-  return `data: ${text.replaceAll(/\r?\n/g, "\ndata: ")}\n\n`;
+  return `data: ${text.replaceAll(/\r\n?|\n/g, "\ndata: ")}\n\n`;
 }
 
 /** Without those of an answer that is not shown. */

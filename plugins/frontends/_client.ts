@@ -1,4 +1,4 @@
-import type { ServerResponse } from "node:http";
+import { validateHeaderName, validateHeaderValue, type ServerResponse } from "node:http";
 import type { AimoError } from "../../core/error.ts";
 import { MAX_CHUNK, type Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
@@ -39,6 +39,29 @@ export interface Manner {
 const COMMENT = ": keep-alive\n\n";
 const EARLY: Head = { status: 200, headers: {}, contentType: "text/event-stream" };
 
+const BYTES = "application/octet-stream";
+/** Say something about one connection, or about this server: not for a provider to say. */
+const NOT_THEIRS =
+  /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-(length|type)|set-cookie|date|vary|access-control-.*|alt-svc|strict-transport-security|x-(request|generation)-id)$/i;
+
+/** Those of a provider's headers that can be sent on: it may be anybody's, and say anything. */
+function fit(headers: Headers): Headers {
+  const fitting: Headers = {};
+  for (const [name, value] of Object.entries(headers))
+    if (!NOT_THEIRS.test(name) && fits(name, value)) fitting[name.toLowerCase()] = value;
+  return fitting;
+}
+
+function fits(name: string, value: string): boolean {
+  try {
+    validateHeaderName(name);
+    validateHeaderValue(name, value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** May comments and an error event be written? */
 export function isEvents(head: Head | undefined): boolean {
   return head?.contentType.startsWith("text/event-stream") === true;
@@ -72,10 +95,17 @@ export function createClient(
 
   function begin(head: Head, length?: number): void {
     told = head;
-    const { status, headers, contentType } = head;
+    const { status, contentType } = head;
+    const headers = fit(head.headers);
     const cache = isEvents(head) && headers["cache-control"] === undefined ? { "cache-control": "no-cache" } : {};
     const size = length === undefined ? {} : { "content-length": String(length) };
-    res.writeHead(status, { ...headers, ...cache, ...size, "content-type": contentType, "x-request-id": requestId });
+    res.writeHead(status, {
+      ...headers,
+      ...cache,
+      ...size,
+      "content-type": fits("content-type", contentType) ? contentType : BYTES,
+      "x-request-id": requestId,
+    });
   }
 
   function push(bytes: Uint8Array): Wait {
@@ -143,7 +173,7 @@ export function createClient(
     },
     refuse(error, headers = {}) {
       if (!finish()) return;
-      for (const [name, value] of Object.entries(headers)) res.setHeader(name, value);
+      for (const [name, value] of Object.entries(fit(headers))) res.setHeader(name, value);
       res.setHeader("x-request-id", requestId);
       sendError(res, error, render);
     },

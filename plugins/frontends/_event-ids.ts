@@ -1,3 +1,5 @@
+import { isEvents, type Client } from "./_client.ts";
+
 const LF = 0x0a;
 const CR = 0x0d;
 const COLON = 0x3a;
@@ -63,6 +65,32 @@ export function createEventIds(name: string, offset: number): EventIds {
     end: () => scan(rest, true),
     get inside() {
       return !start || event || rest.length > 0;
+    },
+  };
+}
+
+/** A client that gets an id with each event, if its answer is events. `offset`: of the first byte that it gets. */
+export function withEventIds(client: Client, name: string, offset: number): Client {
+  const ids = createEventIds(name, offset);
+  return {
+    get head() {
+      return client.head;
+    },
+    begin: (head) => client.begin(head),
+    whole: (head, body) => client.whole(head, body),
+    refuse: (error, headers) => client.refuse(error, headers),
+    write(bytes, partial) {
+      if (!isEvents(client.head)) return client.write(bytes, partial);
+      const marked = ids.write(bytes);
+      return marked.length > 0 ? client.write(marked, ids.inside) : undefined;
+    },
+    end(bytes, close) {
+      client.end(isEvents(client.head) ? Buffer.concat([ids.write(bytes), ids.end()]) : bytes, close);
+    },
+    cut() {
+      const rest = ids.end();
+      if (rest.length > 0) client.write(rest, true);
+      client.cut();
     },
   };
 }

@@ -1,9 +1,11 @@
-import type { IncomingMessage, ServerResponse } from "node:http";
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import type { Origin } from "../../core/call.ts";
 import type { StandardSchema } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { Headers } from "../../core/frame.ts";
-import type { AimoNode } from "../../core/node.ts";
+import type { Runtime } from "../../core/runtime.ts";
+import { checkJSON } from "./_json.ts";
 
 /** A client that is still sending when its body is refused gets this long to read the answer. ms */
 export const LINGER = 1_000;
@@ -12,18 +14,38 @@ export const LINGER = 1_000;
 export type Render = (error: AimoError, res: ServerResponse) => object;
 
 /** A client that is still sending gets a while to read why: the end of the answer resets the connection under it. */
-export async function refuse(node: AimoNode, res: ServerResponse, error: AimoError, render?: Render): Promise<void> {
+export async function refuse(runtime: Runtime, res: ServerResponse, error: AimoError, render?: Render): Promise<void> {
   const { req } = res;
   const { "content-length": length = "0", "transfer-encoding": encoding } = req.headers;
   if (req.complete || (length === "0" && encoding === undefined)) return sendError(res, error, render);
   res.setHeader("connection", "close");
   sendError(res, error, render, false);
   const { promise, resolve } = Promise.withResolvers<void>();
-  const stop = node.runtime.setTimeout(LINGER, resolve);
+  const stop = runtime.setTimeout(LINGER, resolve);
   req.once("end", resolve).once("close", resolve).resume();
   await promise;
   stop();
   res.end();
+}
+
+/** The same on a connection that has no response: its parser is at a loss, or it was to become something else. */
+export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void {
+  const body = JSON.stringify(error);
+  const head = [
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? "Refused"}`,
+    "connection: close",
+    "content-type: application/json",
+    `content-length: ${Buffer.byteLength(body)}`,
+    ...(error.code === "UNAUTHORIZED" ? ["www-authenticate: Bearer"] : []),
+  ];
+  socket.removeAllListeners("data");
+  socket.on("error", () => socket.destroy());
+  if (!socket.writable) return void socket.destroy();
+  const stop = runtime.setTimeout(LINGER, () => socket.destroy());
+  socket.once("close", stop);
+  socket.on("data", () => undefined); // what still comes is not read by anybody else
+  socket.resume();
+  socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
 }
 
 /** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
@@ -63,12 +85,26 @@ function decode(text: string): string {
   }
 }
 
-export function originOf(req: IncomingMessage): Origin {
-  const address = req.socket.remoteAddress;
+export function originOf(req: IncomingMessage, address: string | undefined): Origin {
   return { kind: "client", via: "http", headers: req.headers as Headers, ...(address !== undefined && { address }) };
 }
 
-export async function readBody(req: IncomingMessage, limit: number): Promise<Uint8Array> {
+/** Room for bodies that are on their way, together with others. bytes */
+export interface Room {
+  take(bytes: number): boolean;
+  give(bytes: number): void;
+}
+
+/** So many pieces of a body are joined: each may be a single byte, and holds a hundred. */
+const PIECES = 1_024;
+
+/** `ready` is called when nothing that is known of it speaks against the body. */
+export async function readBody(
+  req: IncomingMessage,
+  limit: number,
+  room?: Room,
+  ready?: () => void,
+): Promise<Uint8Array> {
   const encoding = req.headers["content-encoding"];
   if (encoding !== undefined && encoding !== "identity")
     throw new AimoError(
@@ -78,17 +114,26 @@ export async function readBody(req: IncomingMessage, limit: number): Promise<Uin
   const tooLarge = (): AimoError =>
     new AimoError("PAYLOAD_TOO_LARGE", `The request's body is larger than ${limit} bytes (limits.body).`);
   if (Number(req.headers["content-length"] ?? 0) > limit) throw tooLarge();
+  ready?.();
   return new Promise((resolve, reject) => {
     const pieces: Buffer[] = [];
+    let recent: Buffer[] = [];
     let size = 0;
+    let taken = 0;
     const done = (error?: AimoError): void => {
       req.off("data", data).off("end", end).off("close", gone).off("error", gone);
-      if (error) reject(error);
-      else resolve(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces, size));
+      room?.give(taken);
+      if (error) return reject(error);
+      pieces.push(...recent);
+      resolve(pieces.length === 1 ? (pieces[0] as Buffer) : Buffer.concat(pieces, size));
     };
     const data = (piece: Buffer): void => {
-      pieces.push(piece);
-      if ((size += piece.length) > limit) done(tooLarge());
+      if ((size += piece.length) > limit) return done(tooLarge());
+      if (room?.take(piece.length) === false) return done(crowded());
+      taken += piece.length;
+      if (recent.push(piece) < PIECES) return;
+      pieces.push(Buffer.concat(recent));
+      recent = [];
     };
     const end = (): void => done();
     const gone = (): void => done(new AimoError("CANCELLED", "The client left before its request was complete."));
@@ -96,8 +141,14 @@ export async function readBody(req: IncomingMessage, limit: number): Promise<Uin
   });
 }
 
+function crowded(): AimoError {
+  const message = "The bodies that clients are sending have no room for another (limits.uploads); try again shortly.";
+  return new AimoError("OVERLOADED", message, { retryAfter: 1_000 });
+}
+
 /** Throws INVALID_MESSAGE_FORMAT. */
 export function parse<T>(body: Uint8Array, shape: StandardSchema<T>): T {
+  checkJSON(body);
   let value: unknown;
   try {
     value = JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString());
@@ -114,7 +165,8 @@ export function parseQuery<T>({ url = "/" }: IncomingMessage, shape: StandardSch
   return check(Object.fromEntries(new URL(url, "http://node").searchParams), shape, "The query");
 }
 
-function check<T>(value: unknown, shape: StandardSchema<T>, what: string): T {
+/** Throws INVALID_MESSAGE_FORMAT, which names the field. `what` has that form, or has it not. */
+export function check<T>(value: unknown, shape: StandardSchema<T>, what: string): T {
   const result = shape["~standard"].validate(value) as {
     value: T;
     issues?: readonly { message: string; path?: readonly PropertyKey[] }[];

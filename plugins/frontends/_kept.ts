@@ -1,23 +1,31 @@
-import type { ServerResponse } from "node:http";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Wait } from "../../core/parts.ts";
-import { createClient, isEvents, type Client, type Head, type Manner } from "./_client.ts";
-import { createEventIds, type EventIds } from "./_event-ids.ts";
+import { isEvents, type Client, type Head } from "./_client.ts";
 import { createRing } from "./_ring.ts";
 
 /** How far a client may go back, and how far a provider may go on while there is none. bytes */
 const KEPT = 1_048_576;
 /** What a reply without a byte costs. bytes */
 const OVERHEAD = 1_024;
+const NOTHING = new Uint8Array();
+
+/** Where a client gets the reply: on a connection of its own, or on one of many. */
+export interface Seat {
+  readonly client: Client;
+  /** Calls back once, when the client has left it. */
+  left(then: () => void): void;
+  /** Another one takes its place. */
+  clear(): void;
+}
 
 /** A reply that its client may come back for. */
 export interface Kept extends Client {
   /** Aborts when the client did not come back. */
   readonly signal: AbortSignal;
   readonly owner: string;
-  /** Throws CALL_NOT_FOUND for an offset that is not here (any more). */
-  attach(res: ServerResponse, offset: number, keepAlive: number, manner?: Manner): void;
+  /** Throws CALL_NOT_FOUND for an offset that is not here (any more); else the client is seated, and gets the rest. */
+  attach(offset: number, sit: (head: Head) => Seat): void;
   /** Nobody can come back any more: with a client it goes on without being kept, else it is over. */
   forget(): void;
 }
@@ -31,23 +39,14 @@ export interface Replies {
   held: number;
 }
 
-interface Reader {
-  readonly client: Client;
-  readonly res: ServerResponse;
-  readonly ids: EventIds;
+interface Reader extends Seat {
   /** Offset of what it gets next. */
   position: number;
   waiting: boolean;
 }
 
 /** Between a call and its client, whoever that is at the moment; `first` is the one that made the call. */
-export function createKept(
-  node: AimoNode,
-  replies: Replies,
-  id: string,
-  owner: string,
-  first: { readonly client: Client; readonly res: ServerResponse },
-): Kept {
+export function createKept(node: AimoNode, replies: Replies, id: string, owner: string, first: Seat): Kept {
   const { runtime, config } = node;
   const controller = new AbortController();
   const ring = createRing();
@@ -63,13 +62,13 @@ export function createKept(
   /** What a client is told; a keep-alive may have told it. */
   const told = (): Head | undefined => (head ??= reader?.client.head);
 
-  function join(res: ServerResponse, client: Client, position: number): void {
+  function join(seat: Seat, position: number): void {
     stopTimer();
     replies.idle.delete(kept);
     const before = reader;
-    const next = (reader = { client, res, ids: createEventIds(id, position), position, waiting: false });
-    before?.res.destroy();
-    res.once("close", () => leave(next));
+    const next = (reader = { ...seat, position, waiting: false });
+    before?.clear();
+    seat.left(() => leave(next));
   }
 
   function leave(who: Reader): void {
@@ -92,7 +91,7 @@ export function createKept(
 
   function over(why: string): void {
     drop();
-    controller.abort(new AimoError("CANCELLED", why));
+    if (end === undefined) controller.abort(new AimoError("CANCELLED", why));
     release();
   }
 
@@ -136,8 +135,7 @@ export function createKept(
     while (!me.waiting && me.position < ring.end) {
       const bytes = ring.read(me.position);
       me.position += bytes.length;
-      const marked = me.ids.write(bytes);
-      const wait = marked.length > 0 ? me.client.write(marked, me.ids.inside) : undefined;
+      const wait = me.client.write(bytes, true);
       if (wait === undefined) continue;
       me.waiting = true;
       void wait.then(() => {
@@ -149,14 +147,8 @@ export function createKept(
     trim();
     if (me.waiting) return;
     release();
-    if (end !== undefined) finish(me);
-  }
-
-  function finish({ client, ids }: Reader): void {
-    const rest = ids.end();
-    if (end !== "cut") return client.end(rest, end === "closed");
-    client.write(rest, true);
-    client.cut();
+    if (end === "cut") me.client.cut();
+    else if (end !== undefined) me.client.end(NOTHING, end === "closed");
   }
 
   function release(): void {
@@ -180,18 +172,14 @@ export function createKept(
   const kept: Kept = {
     owner,
     signal: controller.signal,
-    attach(res, offset, keepAlive, manner) {
+    attach(offset, sit) {
       const known = told();
       if (known === undefined || offset < ring.start || offset > ring.end)
         throw new AimoError(
           "CALL_NOT_FOUND",
           `The call ${id} cannot go on from the byte ${offset}: kept are the bytes ${ring.start} to ${ring.end}.`,
-          { param: "Last-Event-ID" },
         );
-      const client = createClient(node, res, id, keepAlive, manner);
-      client.begin(known);
-      res.flushHeaders(); // there may be nothing to tell yet
-      join(res, client, offset);
+      join(sit(known), offset);
       pump();
     },
     forget() {
@@ -233,6 +221,6 @@ export function createKept(
 
   replies.byId.set(id, kept);
   count();
-  join(first.res, first.client, 0);
+  join(first, 0);
   return kept;
 }

@@ -1,4 +1,3 @@
-import { z } from "zod";
 import type { StandardSchema } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
@@ -9,25 +8,10 @@ import { answer, forwarded, newId } from "./_answer.ts";
 import { continuing } from "./_continue.ts";
 import { parse } from "./_exchange.ts";
 import type { Exchange, HttpMethod } from "./http.ts";
-import { meant } from "./_named.ts";
 import { aboutCall, CHAT } from "./_openai-about.ts";
 import { dialectOf } from "./_openai-dialect.ts";
-import { preferences } from "./_preferences.ts";
-import { preferring } from "./_preferring.ts";
 import { resumeReply } from "./_resume.ts";
-
-const NAME = "must be the name of a model";
-const name = z.string(NAME).min(1, NAME);
-
-/** What must be right for routing; everything else is the provider's to judge. */
-const routed = z.looseObject({
-  model: name.nullish(),
-  models: z.array(name, "must be a list of models").nullish(),
-  provider: preferences.nullish(),
-  stream: z.boolean("must be true or false").nullish(),
-});
-const chat = routed.extend({ messages: z.array(z.unknown(), "must be an array") });
-type Body = Partial<z.output<typeof routed>>;
+import { chat, NAME, routed, routingOf, type Body } from "./_routed.ts";
 
 /** A route of OpenAI's API below its prefix. */
 export interface Route {
@@ -97,17 +81,10 @@ export async function serve(node: AimoNode, exchange: Exchange, route: Route, se
   const contentType = req.headers["content-type"] ?? "application/json";
   const query = new URL(req.url ?? "/", "http://node").searchParams;
   const said = read(body, contentType, route);
-  const named = said.model ?? (route.model === "none" ? undefined : query.get("model"));
-  const names = [...new Set([named ?? [], said.models ?? []].flat())];
-  if (names.length === 0 && route.model === "must")
+  const model = route.model === "none" ? undefined : query.get("model");
+  const { target, from } = routingOf(said, node, { model, named: providerOf(exchange, query) });
+  if (target.model === undefined && route.model === "must")
     throw new AimoError("INVALID_MESSAGE_FORMAT", `model: ${NAME}.`, { param: "model" });
-  const wanted = names.map((each) => meant(each, node));
-  const preferred = preferring({
-    wanted,
-    named: providerOf(exchange, query),
-    preferences: said.provider ?? {},
-    parameters: Object.entries(said).flatMap(([name, value]) => (value === null ? [] : [name])),
-  });
   const requestId = newId(node);
   const request: NewRequest = {
     requestId,
@@ -117,11 +94,11 @@ export async function serve(node: AimoNode, exchange: Exchange, route: Route, se
     body,
     stream: said.stream === true || said["stream_format"] === "sse",
     headers: forwarded(origin.headers),
-    ...targetOf(wanted),
+    ...target,
     ...(route.type === "openai.files" && { endpoint: endpointOf(route, exchange, query) }),
   };
   const open = (req.headers["x-aimo-continue"] ?? settings.continue) === "prefill" ? continuing(node) : node.open;
-  const through: OpenCall = (asked, sink, from) => open(asked, sink, { ...from, ...preferred });
+  const through: OpenCall = (asked, sink, by) => open(asked, sink, { ...by, ...from });
   res.setHeader("x-generation-id", requestId);
   await answer(node, exchange, request, dialectOf(route.type, node.runtime), settings.keepAlive, through);
 }
@@ -134,14 +111,6 @@ function read(body: Uint8Array, contentType: string, { body: shape, model }: Rou
   if (!isMultipart(contentType)) return {};
   const named = fieldOf(body, contentType, "model");
   return { ...(named && { model: named }), stream: fieldOf(body, contentType, "stream") === "true" };
-}
-
-/** With several of them the preferences say which belongs to which provider. */
-function targetOf([first, ...others]: ReturnType<typeof meant>[]): Partial<NewRequest> {
-  if (first === undefined) return {};
-  if (others.length > 0) return { model: first.model, fallbacks: others.map((other) => other.model) };
-  const { model, providerId } = first;
-  return { model, ...(providerId !== undefined && { providerId }) };
 }
 
 /** In the query, or as an answer's `X-Aimo-Provider` says it. */

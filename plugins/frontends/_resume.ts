@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
-import type { Client, Manner } from "./_client.ts";
-import { createKept, type Replies } from "./_kept.ts";
+import { createClient, type Client, type Manner } from "./_client.ts";
+import { withEventIds } from "./_event-ids.ts";
+import { createKept, type Kept, type Replies, type Seat } from "./_kept.ts";
 import type { Exchange, HttpService } from "./http.ts";
 
 /** All frontends of a server share them, by whatever view of it they have. */
@@ -26,6 +27,22 @@ function asks({ headers }: IncomingMessage): boolean {
   return headers["x-aimo-resume"] === "1";
 }
 
+/** Keeps a reply, for the one who made the call. */
+export function keep(node: AimoNode, origin: Origin, requestId: string, seat: Seat): Kept {
+  return createKept(node, repliesOf(node.use("http")), requestId, ownerOf(origin), seat);
+}
+
+/** A reply that this client may go on with. Throws CALL_NOT_FOUND. */
+export function findReply(node: AimoNode, origin: Origin, id: string): Kept {
+  const kept = repliesOf(node.use("http")).byId.get(id);
+  // Whose it is, is no business of others: they get the same answer.
+  if (kept?.owner === ownerOf(origin)) return kept;
+  throw new AimoError(
+    "CALL_NOT_FOUND",
+    `There is no call ${id} to go on with: it was never made with this key, or it ended too long ago.`,
+  );
+}
+
 /** Keeps the reply that `client` is about to get, if it asks for that. */
 export function keepReply(
   node: AimoNode,
@@ -34,7 +51,7 @@ export function keepReply(
   client: Client,
 ): (Client & { readonly signal: AbortSignal }) | undefined {
   if (!asks(req) || res.destroyed) return undefined;
-  return createKept(node, repliesOf(node.use("http")), requestId, ownerOf(origin), { client, res });
+  return keep(node, origin, requestId, seatOf(res, withEventIds(client, requestId, 0)));
 }
 
 /**
@@ -49,21 +66,31 @@ export function resumeReply(
 ): boolean {
   const last = req.headers["last-event-id"];
   if (last === undefined || !asks(req)) return false;
+  const param = "Last-Event-ID";
   const [, id = "", offset = ""] = /^([0-9a-f]{32})\.(0|[1-9]\d{0,14})$/.exec(String(last)) ?? [];
   if (id === "")
-    throw new AimoError("INVALID_MESSAGE_FORMAT", "Last-Event-ID must be the id of an event, <request id>.<offset>.", {
-      param: "Last-Event-ID",
+    throw new AimoError("INVALID_MESSAGE_FORMAT", `${param} must be the id of an event, <request id>.<offset>.`, {
+      param,
     });
-  const kept = repliesOf(node.use("http")).byId.get(id);
-  // Whose it is, is no business of others: they get the same answer.
-  if (kept === undefined || kept.owner !== ownerOf(origin))
-    throw new AimoError(
-      "CALL_NOT_FOUND",
-      `There is no call ${id} to go on with: it was never made with this key, or it ended too long ago.`,
-      { param: "Last-Event-ID" },
-    );
-  if (!res.destroyed) kept.attach(res, Number(offset), keepAlive, manner);
+  try {
+    const kept = findReply(node, origin, id);
+    if (res.destroyed) return true;
+    kept.attach(Number(offset), (head) => {
+      const client = createClient(node, res, id, keepAlive, manner);
+      client.begin(head);
+      res.flushHeaders(); // there may be nothing to tell yet
+      return seatOf(res, withEventIds(client, id, Number(offset)));
+    });
+  } catch (error) {
+    const { code, message } = AimoError.from(error);
+    throw new AimoError(code, message, { param });
+  }
   return true;
+}
+
+/** A connection that is for this answer alone. */
+function seatOf(res: ServerResponse, client: Client): Seat {
+  return { client, left: (then) => void res.once("close", then), clear: () => void res.destroy() };
 }
 
 /** No client can come back to a server that closes: calls without one end, the others are not kept any longer. */

@@ -13,6 +13,7 @@ import { meant } from "./_named.ts";
 import { preferring } from "./_preferring.ts";
 import { resumeReply } from "./_resume.ts";
 import type { Exchange } from "./http.ts";
+import { messages } from "./_json.ts";
 
 export interface AnthropicApiOptions {
   /** ms of silence after which a streaming client gets a `ping` event; 0 = never. Default 10,000. */
@@ -32,7 +33,7 @@ function isOurs({ headers }: IncomingMessage): boolean {
 /** What must be right for routing; everything else is the provider's to judge. */
 const shape = z.looseObject({
   model: z.string("must be the name of a model").min(1, "must be the name of a model"),
-  messages: z.array(z.unknown(), "must be an array"),
+  messages,
   stream: z.boolean("must be true or false").nullish(),
 });
 

@@ -1,6 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import { H3, toNodeHandler, type H3Event } from "h3";
 import { z } from "zod";
 import type { Origin, Scope } from "../../core/call.ts";
 import { checkOptions, type StandardSchema } from "../../core/config.ts";
@@ -8,16 +7,43 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { createBudget } from "../../core/wire/budget.ts";
 import type { About, MountedRoute } from "./_about.ts";
-import { decoded, originOf, parse, readBody, refuse, send, toJSON, type Render } from "./_exchange.ts";
+import { clientOf, createNetworks, isNetwork } from "./_addresses.ts";
+import { createCors, type Cors } from "./_cors.ts";
+import { createCrowd, type CrowdLimits } from "./_crowd.ts";
+import { checkHost, checkPage, checkRequest, isLoopback } from "./_edge.ts";
+import { hangUp, originOf } from "./_exchange.ts";
+import { fail, handle, noRoute } from "./_handle.ts";
+import { createMounts } from "./_mounts.ts";
 import { closeReplies, shareReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
+import { withKey } from "./_upgrade.ts";
 
 export interface HttpOptions {
   /** Default 8000; 0 picks a free one. */
   port?: number;
   /** Default `127.0.0.1`. Another address than loopback needs a plugin that provides `auth`, or `insecure: true` in the config. */
   host?: string;
+  /**
+   * Further names by which clients may ask a node that listens on loopback; `*` is any. Default []: `localhost`,
+   * `127.*` and `[::1]` alone, so that no page of elsewhere can lead a browser here by a name of its own. On another
+   * address any name will do, unless some are given.
+   */
+  hosts?: string[];
+  /** Pages that may call the node from a browser: their origins (`https://app.example`), or `"*"` for all. Default []. */
+  cors?: "*" | string[];
+  /**
+   * Proxies whose `X-Forwarded-For` is believed: addresses, or networks such as `10.0.0.0/8`. Default []. Without it, all
+   * clients of a proxy are one to the limits below and to guards.
+   */
+  trustProxy?: string[];
+  /** Open connections. Default 10,000. */
+  connections?: number;
+  /** Those of one address, or of one IPv6 network of 64 bits; of a trusted proxy they are not counted. Default 5,000. */
+  connectionsPerAddress?: number;
+  /** Requests of one client's address that run at the same time. Default 4,096. */
+  requestsPerAddress?: number;
 }
 
 /** One HTTP exchange, plain Node objects. */
@@ -48,6 +74,7 @@ export interface HttpService {
    * The rest of `about` is for `/openapi.json`.
    */
   mount(method: HttpMethod, path: string, scope: Scope | "public", handler: ExchangeHandler, about?: About): () => void;
+  /** The same for WebSockets: what the handler throws is the answer. A key may come as the subprotocol `aimo-key.<key>`. */
   upgrade(path: string, scope: Scope | "public", handler: UpgradeHandler, about?: About): () => void;
   /** What is mounted now, in the order in which the paths came; an upgrade is a GET that is answered with 101. */
   readonly routes: readonly MountedRoute[];
@@ -59,86 +86,104 @@ declare module "aimo" {
   }
 }
 
-interface Mount extends MountedRoute {
-  readonly handler: ExchangeHandler;
-}
-
-interface Upgrade extends MountedRoute {
-  readonly handler: UpgradeHandler;
-}
-
-const UPGRADED = { 101: { description: "The connection is a WebSocket from here on." } };
-
+const most = z.number().int().positive();
 const schema = z.strictObject({
   port: z.number().int().min(0).max(65_535).default(8_000),
   host: z.string().min(1).default("127.0.0.1"),
+  hosts: z.array(z.string().regex(/^(\*|[\w.-]+)$/, "must be a name without a port")).default([]),
+  cors: z
+    .union([
+      z.literal("*"),
+      z.array(z.string().regex(/^[a-z][a-z\d+.-]*:\/\/[^/\s*]+$/, 'must be an origin such as "https://app.example"')),
+    ])
+    .default([]),
+  trustProxy: z
+    .array(z.string().refine(isNetwork, 'must be an address, or a network such as "10.0.0.0/8"'))
+    .default([]),
+  connections: most.default(10_000),
+  connectionsPerAddress: most.default(5_000),
+  requestsPerAddress: most.default(4_096),
 });
 
-/**
- * Handlers write to the Node response, so h3 has nothing to do with it any more: even with its own mark for that
- * (`h3.handled`) it would end it once more, which makes a cut answer look whole and costs an error object for each call.
- */
-function never(): Promise<never> {
-  return new Promise(() => undefined);
+interface Edge extends CrowdLimits {
+  readonly cors: Cors;
+  /** Those by which it may be asked; undefined: by any. */
+  readonly hosts: readonly string[] | undefined;
 }
-const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|::1|\[::1\])$/;
+
+function edgeOf({ host, hosts, cors, trustProxy, ...limits }: z.infer<typeof schema>): Edge {
+  const named = isLoopback(host) || hosts.length > 0;
+  return { ...limits, hosts: named ? hosts : undefined, cors: createCors(cors), trusted: createNetworks(trustProxy) };
+}
 
 /** The HTTP server: h3 routes, plain Node objects go to the handlers. */
 export function http(options: HttpOptions = {}): Plugin {
   const given = checkOptions("frontend-http", schema, options);
-  const app = new H3();
-  const mounts = new Map<string, Mount[]>();
-  const upgrades = new Map<string, Upgrade[]>();
-  const route = toNodeHandler(app) as (req: IncomingMessage, res: ServerResponse) => void;
-  app.all("/**", (event) => unknown(node, event));
+  const mounts = createMounts(serve);
+  let settings = given;
+  let edge = edgeOf(given);
+  const crowd = createCrowd(
+    () => node,
+    () => edge,
+  );
+  const uploads = createBudget(() => node.config.limits.uploads);
   let node: AimoNode;
   let server: OpenServer | undefined;
   /** Those of other addresses, whose answers still run. */
   const former = new Set<OpenServer>();
 
-  function mount(
-    method: HttpMethod,
-    path: string,
-    scope: Scope | "public",
-    handler: ExchangeHandler,
-    about: About = {},
-  ): () => void {
-    const entry: Mount = { method, path, scope, handler, about };
-    const key = `${method} ${path}`;
-    const list = mounts.get(key);
-    if (list) list.push(entry);
-    else {
-      mounts.set(key, [entry]);
-      app.on(method === "ALL" ? "" : method, path, (event) => {
-        const found = select(mounts.get(key) ?? [], nodeOf(event).req);
-        return found ? exchange(node, event, found) : unknown(node, event);
-      });
-    }
-    return () => {
-      const rest = (mounts.get(key) ?? []).filter((other) => other !== entry);
-      mounts.set(key, rest);
-    };
+  async function serve(...[res, mount, params]: Parameters<Parameters<typeof createMounts>[0]>): Promise<void> {
+    const { req } = res;
+    const origin = originOf(req, clientOf(req, edge.trusted));
+    if (mount) await handle(node, res, mount, { origin, params, uploads });
+    else await fail(node, res, noRoute(req), origin.address);
   }
 
-  async function upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
-    socket.on("error", () => socket.destroy());
-    const found = upgrades.get(new URL(request.url ?? "/", "http://node").pathname)?.at(-1);
+  /** Throws what the client is told. */
+  function check(req: IncomingMessage): void {
+    checkRequest(req);
+    if (edge.hosts) checkHost(req, edge.hosts);
+  }
+
+  function receive(req: IncomingMessage, res: ServerResponse): void {
+    const address = clientOf(req, edge.trusted);
     try {
-      if (found === undefined) throw noRoute(request);
-      const origin = originOf(request);
-      if (found.scope !== "public") await node.admit(origin, found.scope);
-      found.handler(request, socket, head, origin);
+      check(req);
+      if (edge.cors.tell(req, res)) return;
+      checkPage(req, edge.cors.allows);
+      res.once("close", crowd.enter(address ?? ""));
     } catch (cause) {
-      const error = AimoError.from(cause);
-      const body = JSON.stringify(error);
-      socket.end(
-        `HTTP/1.1 ${error.status} Refused\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
-      );
+      res.setHeader("connection", "close");
+      return void fail(node, res, cause, address);
+    }
+    mounts.route(req, res);
+  }
+
+  async function upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    socket.on("error", () => socket.destroy());
+    try {
+      check(req);
+      const found = mounts.upgradeOf(req);
+      if (found === undefined) throw noRoute(req);
+      if (req.headers["content-length"] !== undefined || req.headers["transfer-encoding"] !== undefined)
+        throw new AimoError("INVALID_MESSAGE_FORMAT", "A request to upgrade must have no body.");
+      const origin = withKey(originOf(req, clientOf(req, edge.trusted)));
+      if (found.scope !== "public") await node.admit(origin, found.scope);
+      found.handler(req, socket, head, origin);
+    } catch (cause) {
+      hangUp(node.runtime, socket, AimoError.from(cause));
     }
   }
 
   function open(address: Address): Promise<OpenServer> {
-    return openServer(address, node.runtime, route, (...request) => void upgrade(...request));
+    return openServer(address, {
+      runtime: node.runtime,
+      request: node.config.timeouts.request,
+      onConnection: crowd.connect,
+      onRequest: receive,
+      upgrades: (req) => mounts.upgradeOf(req) !== undefined,
+      onUpgrade: (...request) => void upgrade(...request),
+    });
   }
 
   /** The new one first; only where the old one stands in its way it has to make room before. */
@@ -157,20 +202,10 @@ export function http(options: HttpOptions = {}): Plugin {
     get url() {
       return server?.url;
     },
-    mount,
-    upgrade(path, scope, handler, about = { answers: UPGRADED }) {
-      const entry: Upgrade = { method: "GET", path, scope, handler, about };
-      upgrades.set(path, [...(upgrades.get(path) ?? []), entry]);
-      return () =>
-        void upgrades.set(
-          path,
-          (upgrades.get(path) ?? []).filter((other) => other !== entry),
-        );
-    },
+    mount: mounts.mount,
+    upgrade: mounts.upgrade,
     get routes() {
-      return [...mounts.values(), ...upgrades.values()].flatMap(
-        (list) => list.findLast(({ about }) => about.when === undefined) ?? list.at(-1) ?? [],
-      );
+      return mounts.routes;
     },
   };
 
@@ -178,6 +213,7 @@ export function http(options: HttpOptions = {}): Plugin {
     name: "frontend-http",
     options: given,
     provides: ["http"],
+    hooks: { "config:change": () => server?.within(node.config.timeouts.request) },
     setup(face) {
       node = face;
       node.provide("http", service, (own) => {
@@ -185,7 +221,7 @@ export function http(options: HttpOptions = {}): Plugin {
           get url() {
             return service.url;
           },
-          mount: (...route) => own(mount(...route)),
+          mount: (...route) => own(service.mount(...route)),
           upgrade: (...route) => own(service.upgrade(...route)),
           get routes() {
             return service.routes;
@@ -196,7 +232,7 @@ export function http(options: HttpOptions = {}): Plugin {
       });
     },
     frontend: {
-      exposed: LOOPBACK.test(given.host) ? undefined : given.host,
+      exposed: isLoopback(given.host) ? undefined : given.host,
       async listen() {
         server = await open(given);
       },
@@ -207,8 +243,12 @@ export function http(options: HttpOptions = {}): Plugin {
     },
     async update({ options: next }) {
       if (server === undefined) return false;
+      const wanted = next as typeof given;
       const old = server;
-      server = await move(old, next as Address);
+      if (wanted.port !== settings.port || wanted.host !== settings.host) server = await move(old, wanted);
+      settings = wanted;
+      edge = edgeOf(wanted);
+      if (server === old) return true;
       await new Promise<void>((resolve) => node.runtime.turn(resolve)); // who is connecting to the old one gets in
       former.add(old);
       void old.close().then(() => former.delete(old));
@@ -219,67 +259,4 @@ export function http(options: HttpOptions = {}): Plugin {
       server = undefined;
     },
   };
-}
-
-function select(list: readonly Mount[], req: IncomingMessage): Mount | undefined {
-  return list.findLast(({ about }) => about.when?.(req)) ?? list.findLast(({ about }) => about.when === undefined);
-}
-
-async function exchange(node: AimoNode, event: H3Event, { scope, handler, about }: Mount): Promise<never> {
-  const { req, res } = nodeOf(event);
-  const controller = new AbortController();
-  res.once("close", () => {
-    if (!res.writableFinished) controller.abort(new AimoError("CANCELLED", "The client left."));
-  });
-  const origin = originOf(req);
-  const body = (): Promise<Uint8Array> => readBody(req, node.config.limits.body);
-  try {
-    if (scope !== "public") await node.admit(origin, scope);
-    const result = await handler({
-      req,
-      res,
-      params: decoded(event.context.params),
-      origin,
-      signal: controller.signal,
-      body,
-      json: async (shape) => parse(await body(), shape),
-    });
-    if (result !== undefined && !res.headersSent) send(res, res.statusCode, result);
-  } catch (cause) {
-    await fail(node, req, res, cause, about.render ?? toJSON);
-  }
-  return never();
-}
-
-async function fail(
-  node: AimoNode,
-  req: IncomingMessage,
-  res: ServerResponse,
-  cause: unknown,
-  render: Render,
-): Promise<void> {
-  const error = AimoError.from(cause);
-  const { code, data } = error;
-  const path = (req.url ?? "").split("?")[0] as string;
-  if (code === "INTERNAL") node.log("error", "a route failed", { path, detail: data.detail ?? "" });
-  if (code === "UNAUTHORIZED" || code === "FORBIDDEN")
-    node.log("warn", "a client was refused", { code, path, address: req.socket.remoteAddress ?? "" });
-  if (res.headersSent || res.destroyed) return void res.destroy();
-  await refuse(node, res, error, render);
-}
-
-async function unknown(node: AimoNode, event: H3Event): Promise<never> {
-  const { req, res } = nodeOf(event);
-  await refuse(node, res, noRoute(req));
-  return never();
-}
-
-function noRoute(req: IncomingMessage): AimoError {
-  const path = (req.url ?? "/").split("?")[0];
-  return new AimoError("INVALID_MESSAGE_FORMAT", `There is no route ${req.method} ${path}.`, { status: 404 });
-}
-
-/** h3 types the response as a union with HTTP/2, which this server does not speak. */
-function nodeOf(event: H3Event): { req: IncomingMessage; res: ServerResponse } {
-  return event.runtime?.node as unknown as { req: IncomingMessage; res: ServerResponse };
 }

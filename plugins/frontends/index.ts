@@ -13,3 +13,4 @@ export {
 } from "./http.ts";
 export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
+export { websocketApi, type WebsocketApiOptions } from "./websocket-api.ts";

@@ -4,6 +4,7 @@ import { anthropicApi } from "../frontends/anthropic-api.ts";
 import { http, type HttpOptions } from "../frontends/http.ts";
 import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
+import { websocketApi } from "../frontends/websocket-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
 import { logger } from "../observers/logger.ts";
 import { breaker } from "../routers/breaker.ts";
@@ -34,6 +35,7 @@ export function gateway(options: GatewayOptions = {}): PluginList {
     anthropicApi(),
     aimoApi(),
     openapi(),
+    websocketApi(),
     anthropicToOpenai(),
     openaiToAnthropic(),
     libp2p({ listen, join }),

@@ -14,12 +14,17 @@ const OF_GATEWAYS = ["models", "provider"];
 const DROPPED =
   /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
 
-/** Only below the provider's own URL, whoever asks: no scheme, no host, no way up. Throws INVALID_MESSAGE_FORMAT. */
+/**
+ * Only below the provider's own URL, whoever asks: no scheme, no host, no way up, also for a server that decodes slashes or
+ * has parameters in its segments. Throws INVALID_MESSAGE_FORMAT.
+ */
 function below(endpoint: string): string {
-  const path = endpoint.replace(/^\/+/, "");
+  const path = endpoint.replace(/^\//, "");
   const [route = ""] = path.split("?");
-  const legal = /^[\w.~!$&'()*+,;=:@%/?-]*$/.test(path);
-  if (legal && !/(^|\/)(\.|%2e){1,2}(\/|$)/i.test(route)) return path;
+  const legal = /^[\w.~!$&'()*+,;=:@%/?-]*$/.test(path) && !/%(?![\da-f]{2})|%00|%5c/i.test(path);
+  const absolute = /^\/|^[a-z][a-z\d+.-]*:\/\//i.test(path);
+  const up = route.split(/\/|%2f/i).some((segment) => /^(\.|%2e){1,2}(;|%3b|$)/i.test(segment));
+  if (legal && !absolute && !up) return path;
   const message = "endpoint must be a path below the provider's URL.";
   throw new AimoError("INVALID_MESSAGE_FORMAT", message, { param: "endpoint" });
 }

@@ -109,6 +109,7 @@ async function world({ page, text, file }: Block): Promise<World> {
   const substitute = (given: string): string =>
     given
       .replaceAll("http://127.0.0.1:8000", api)
+      .replaceAll("ws://127.0.0.1:8000", api.replace(/^http/, "ws"))
       .replaceAll("http://127.0.0.1:11434/v1", upstream.url)
       .replaceAll(/\/(?:ip4|dns4)\/[^/\s"']+\/tcp\/4001\/p2p\/12D3Koo[\w…]*/g, address)
       .replaceAll(/\/tcp\/4001\b/g, `/tcp/${peers}`)

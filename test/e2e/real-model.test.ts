@@ -5,8 +5,8 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { endOfFile, type Cleanup } from "../kit/clean.ts";
 import { post } from "../kit/client.ts";
 import { dataDir, listed, startGateway, startPair, startProvider } from "../kit/nodes.ts";
-import { startAimo, type AimoProcess } from "../kit/process.ts";
-import { missing, missingLlama, MODELS } from "../kit/real-model.ts";
+import { BIN, runAimo, startAimo, type AimoProcess } from "../kit/process.ts";
+import { hasLlama, missing, missingLlama, MODELS } from "../kit/real-model.ts";
 
 const SERVER = fileURLToPath(new URL("../kit/real-upstream.ts", import.meta.url));
 const MODEL = "stories260K";
@@ -118,6 +118,30 @@ describe.skipIf(absent)("a real model behind gateway and provider", () => {
   });
 });
 
+const plain = { prompt: "Once upon a time", temperature: 0, max_tokens: 60 };
+
+it.skipIf(absent ?? withoutLlama)(
+  "llama.cpp in a provider and the plain server say the same, each behind a gateway",
+  async () => {
+    const gateway = await startGateway();
+    const to = ["--join", gateway.ready.listen[0] as string, "--data-dir", dataDir()];
+    await listed(
+      gateway,
+      await startAimo(["provider", "--gguf", join(MODELS, "stories260K.gguf"), "--models", "one", ...to]),
+    );
+    await listed(gateway, await startProvider(gateway, urlOf(await startModel())));
+    const { completions } = clientOf(`${gateway.api}/v1`);
+    const here = await completions.create({ ...plain, model: "one" });
+    const there = await completions.create({ ...plain, model: MODEL });
+    expect(here.choices[0]?.text).toBe(there.choices[0]?.text);
+    expect(here.usage).toEqual(there.usage);
+    let text = "";
+    for await (const { choices } of await completions.create({ ...plain, model: "one", stream: true }))
+      text += choices[0]?.text ?? "";
+    expect(text).toBe(here.choices[0]?.text);
+  },
+);
+
 describe.skipIf(absent)("when something happens in the middle of a story", () => {
   it("a client that leaves stops the model", async () => {
     const server = await startModel(20);
@@ -166,6 +190,13 @@ it.skipIf(absent)("over pubsub alone the same story comes", async () => {
   expect(text).toBe((await tell(clientOf(urlOf(server)), more)).text);
   const end = await gateway.waitFor(({ event }) => event === "call:end");
   expect(end["via"]).toBe("pubsub");
+});
+
+it.skipIf(await hasLlama())("`aimo provider --gguf` without llama.cpp says what to install", async () => {
+  const to = ["--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", dataDir()];
+  const { code, stdout, stderr } = await runAimo(["provider", "--gguf", BIN, ...to]);
+  expect(stderr).toBe("aimo: provider-gguf needs the package node-llama-cpp: npm install node-llama-cpp@^3.22.0\n");
+  expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
 });
 
 it.skipIf(withoutLlama)("`aimo provider --gguf` serves a model without any server", async () => {

@@ -7,6 +7,7 @@ const SECTIONS: readonly Section[] = [
   { name: "deaths", about: "chunks across deaths of providers", load: () => import("./deaths.ts") },
   { name: "mutations", about: "broken link messages", load: () => import("./mutations.ts") },
   { name: "hostile", about: "a peer that attacks the gateway", load: () => import("./hostile.ts") },
+  { name: "abuse", about: "clients that send what none should", load: () => import("./abuse.ts") },
   { name: "readers", about: "clients that stop reading", load: () => import("./readers.ts") },
   { name: "overload", about: "three times what the node takes", load: () => import("./overload.ts") },
   { name: "pubsub", about: "gossip alone, over a line that loses", load: () => import("./pubsub.ts") },

@@ -8,6 +8,8 @@ import { createTokenizer, type Tokenizer } from "./real-tokenizer.ts";
 /** Where a real language model lies that is small enough for a test; none of it is part of this repository. */
 export const MODELS = process.env["AIMO_MODELS"] ?? fileURLToPath(new URL("../../../shared/models", import.meta.url));
 
+const LLAMA: string = "node-llama-cpp";
+
 /** Why tests that need this file cannot run; undefined when they can. Told on stderr, for a skipped test says nothing. */
 export function missing(file: string): string | undefined {
   return existsSync(join(MODELS, file)) ? undefined : skipped(`there is no ${file} in ${MODELS} (AIMO_MODELS)`);
@@ -15,12 +17,14 @@ export function missing(file: string): string | undefined {
 
 /** The same for those that need llama.cpp too. */
 export async function missingLlama(): Promise<string | undefined> {
-  const name: string = "node-llama-cpp";
-  const there = await import(name).then(
+  return (await hasLlama()) ? missing("stories260K.gguf") : skipped(`the package ${LLAMA} is not installed`);
+}
+
+export function hasLlama(): Promise<boolean> {
+  return import(LLAMA).then(
     () => true,
     () => false,
   );
-  return there ? missing("stories260K.gguf") : skipped(`the package ${name} is not installed`);
 }
 
 function skipped(why: string): string {

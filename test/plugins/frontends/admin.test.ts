@@ -125,7 +125,10 @@ describe("what it answers", () => {
     expect(config.body).toMatchObject({ timeouts: { gap: 60_000 }, disable: ["frontend-openai-api"], relay: false });
     expect((await ask(socket, "/plugins")).body["data"]).toEqual([
       expect.objectContaining({ name: "guard-api-keys", kind: "guard", on: true, provides: ["auth"] }),
-      expect.objectContaining({ name: "frontend-http", options: { port: 0, host: "127.0.0.1" } }),
+      expect.objectContaining({
+        name: "frontend-http",
+        options: expect.objectContaining({ port: 0, host: "127.0.0.1" }),
+      }),
       expect.objectContaining({ name: "frontend-openai-api", on: false, disabledBy: "frontend-openai-api" }),
       expect.objectContaining({
         name: "observer-own",

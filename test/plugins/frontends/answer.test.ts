@@ -98,3 +98,84 @@ it("a keep-alive sends the head before it is known who answers: then it names no
   await runtime.advance(60_000);
   await closed;
 });
+
+describe("what a provider says in the head of an answer", () => {
+  const said = {
+    "x-aimo-provider": "somebody/else",
+    "X-Aimo-Via": "magic",
+    "x-aimo-verified": "yes",
+    "X-Request-Id": "spoofed",
+    connection: "close, x-private",
+    "Keep-Alive": "timeout=9",
+    "transfer-encoding": "gzip",
+    "Content-Length": "3",
+    "set-cookie": "a=b",
+    "Access-Control-Allow-Origin": "*",
+    upgrade: "h2c",
+    "x-broken": "a\r\nset-cookie: evil=1",
+    "x bad name": "x",
+    "x-beyond": "\u2014",
+    "x-kept": "yes",
+  };
+
+  it("cannot stand for what the node says, belong to one connection, or be two headers", async () => {
+    for (const stream of [true, false])
+      for (const handle of [whole("{}", 200, said), streamed]) {
+        const { id, status, headers, body } = await ask({ a: handle }, { stream });
+        expect([status, body]).toEqual([200, handle === streamed ? EVENT : "{}"]);
+        expect(headers).toMatchObject({ "x-aimo-provider": `${id}/a`, "x-aimo-via": "local", "x-kept": "yes" });
+        expect(headers["x-request-id"]).toMatch(/^[0-9a-f]{32}$/);
+        for (const name of [
+          "x-aimo-verified",
+          "set-cookie",
+          "access-control-allow-origin",
+          "upgrade",
+          "x-broken",
+          "x-beyond",
+        ])
+          expect([name, headers[name]]).toEqual([name, undefined]);
+      }
+  });
+
+  it("cannot end the exchange in another way than an answer does", async () => {
+    for (const status of [100, 101, 199, 600, 1.5, Number.NaN])
+      expect((await ask({ a: whole("{}", status) })).status).toBe(500);
+    expect((await ask({ a: whole("{}", 101), b: whole('{"by":"b"}') })).body).toBe('{"by":"b"}');
+  });
+
+  it("cannot be a second header through its content type", async () => {
+    const sly: Handler = (_, reply) => void reply.send("{}", { contentType: "text/plain\r\nx-evil: 1" });
+    const { status, headers, body } = await ask({ a: sly });
+    expect([status, headers["content-type"], headers["x-evil"], body]).toEqual([
+      200,
+      "application/octet-stream",
+      undefined,
+      "{}",
+    ]);
+  });
+
+  const streamed: Handler = (_, reply) => {
+    reply.head({ contentType: "text/event-stream", headers: said });
+    reply.end({ body: EVENT });
+  };
+});
+
+it("no line of a whole answer becomes an event of its own where a keep-alive has promised events", async () => {
+  const runtime = createVirtualRuntime();
+  const go = Promise.withResolvers<void>();
+  const lines = '{"a":1,\r"b":2,\r\n"c":3,\n"d":4\r\rdata: evil\n\nevent: evil\n}';
+  const late: Handler = async (_, reply) => (await go.promise, void reply.send(lines));
+  const plugins = [http({ port: 0 }), openaiApi({ keepAlive: 1_000 }), provider("a", late)];
+  const node = await createNode({ drain: 0, plugins }, runtime);
+  const asked = post(node.use("http").url as string, streaming("m"));
+  while ([...node.calls].length === 0) await new Promise((resolve) => setImmediate(resolve));
+  await runtime.advance(1_000);
+  await asked.seen("keep-alive");
+  go.resolve();
+  const { body } = await asked.got();
+  const events = body.replace(": keep-alive\n\n", "").split("\n\n");
+  expect(events).toEqual([`data: ${lines.split(/\r\n?|\n/).join("\ndata: ")}`, "data: [DONE]", ""]);
+  const closed = node.close();
+  await runtime.advance(60_000);
+  await closed;
+});

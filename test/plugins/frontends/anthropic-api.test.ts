@@ -281,7 +281,7 @@ function refusing(code: "OVERLOADED" | "RATE_LIMIT_EXCEEDED"): Plugin {
 }
 
 describe("the models", () => {
-  it("are in Anthropic's form for Anthropic's clients, and in OpenAI's for others, whoever was mounted first", async () => {
+  it("are in Anthropic's form for Anthropic's clients, and in OpenAI's for others", async () => {
     const { url, client } = await start();
     const list = await client.models.list();
     expect(list.data).toMatchObject([{ type: "model", id: MODEL, display_name: MODEL }]);

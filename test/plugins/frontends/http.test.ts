@@ -48,6 +48,19 @@ describe("a mount", () => {
     expect(await (await stage.get("/x")).text()).toBe("first");
   });
 
+  it("for some requests alone comes first for them, and is no route for others, whoever was mounted last", async () => {
+    await using stage = await start(({ mount }) => {
+      const when = ({ headers }: { headers: object }): boolean => "x-mine" in headers;
+      mount("GET", "/x", "public", () => "mine", { when });
+      mount("GET", "/x", "public", () => "all");
+      mount("GET", "/y", "public", () => "mine", { when });
+    });
+    const mine = { headers: { "x-mine": "1" } };
+    expect(await (await fetch(`${stage.url}/x`, mine)).text()).toBe("mine");
+    expect(await (await fetch(`${stage.url}/x`)).text()).toBe("all");
+    expect([(await fetch(`${stage.url}/y`, mine)).status, (await fetch(`${stage.url}/y`)).status]).toEqual([200, 404]);
+  });
+
   it("is asked for admission before a body is read, unless it is public", async () => {
     const guard: Plugin = {
       name: "guard-test",
@@ -166,7 +179,7 @@ describe("an upgrade", () => {
     const ask = async (path: string, key: string): Promise<string> => {
       const socket = connect(Number(new URL(stage.url).port), "127.0.0.1");
       socket.end(
-        `GET ${path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\nauthorization: Bearer ${key}\r\n\r\n`,
+        `GET ${path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: test\r\nauthorization: Bearer ${key}\r\n\r\n`,
       );
       let text = "";
       for await (const piece of socket) text += String(piece);
@@ -175,7 +188,18 @@ describe("an upgrade", () => {
     expect(await ask("/ws", "a-long-key")).toContain("hello");
     expect(await ask("/ws", "wrong-key")).toContain("HTTP/1.1 401");
     expect(await ask("/nothing", "a-long-key")).toContain("HTTP/1.1 404");
+    for (const path of ["//", "http://", "*"]) expect(await ask(path, "a-long-key")).toContain("HTTP/1.1 400");
   });
+});
+
+it("an upgraded connection that nobody closes does not keep the node from closing", async () => {
+  expectClean();
+  const stage = await start(({ upgrade }) => void upgrade("/ws", "public", (_, socket) => void socket.write("hello")));
+  const socket = connect(Number(new URL(stage.url).port), "127.0.0.1");
+  socket.write("GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n");
+  expect(String((await once(socket, "data"))[0])).toBe("hello");
+  const [, closed] = await Promise.all([stage.node.close(), once(socket, "close")]);
+  expect(closed).toBeDefined();
 });
 
 describe("the door", () => {

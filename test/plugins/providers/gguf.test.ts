@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { createNode, type AimoNode, type NewRequest, type RequestFrame } from "../../../core/index.ts";
 import { gguf, type GgufOptions } from "../../../plugins/providers/gguf.ts";
 import { dataDir } from "../../kit/nodes.ts";
-import { loadModel, missing, missingLlama, MODELS, sample } from "../../kit/real-model.ts";
+import { loadModel, missingLlama, MODELS, sample } from "../../kit/real-model.ts";
 import { chat, collect, isEnd, testProvider } from "../../suites/index.ts";
 
 const FILE = join(MODELS, "stories260K.gguf");
@@ -56,13 +56,6 @@ describe("what it is given", () => {
     await expect(createNode({ plugins: [gguf({ file: "/nowhere/model.gguf" })] })).rejects.toMatchObject({
       code: "CONFIG_INVALID",
       message: "provider-gguf: there is no file /nowhere/model.gguf that can be read.",
-    });
-  });
-
-  it.skipIf(!absent || missing("stories260K.gguf"))("without llama.cpp it says what to install", async () => {
-    await expect(start()).rejects.toMatchObject({
-      code: "CONFIG_INVALID",
-      message: "provider-gguf needs the package node-llama-cpp: npm install node-llama-cpp@^3.22.0",
     });
   });
 
