@@ -21,6 +21,8 @@ export interface Catalog {
   readonly targets: Iterable<Target>;
   /** The local providers and the translators from now on, instead of those before: the former come before all peers, in this order. */
   serve(providers: readonly Provider[], translators?: readonly Translator[]): void;
+  /** One more, behind those that are served; the result takes it off. Throws CONFIG_INVALID when its name is taken. */
+  add(provider: Provider): () => void;
   /** What a peer offers now, instead of what it offered before. */
   offer(peer: string, offers: readonly Offer[], load: number | undefined, handle: (target: string) => Handler): void;
   withdraw(peer: string): void;
@@ -40,6 +42,7 @@ export function createCatalog(
   relay: () => boolean = () => false,
 ): Catalog {
   let providers: readonly Provider[] = [];
+  const added = new Set<Provider>();
   let translators: readonly Translator[] = [];
   /** The lists of models that the local targets are made of. */
   let lists: readonly (readonly ModelCard[])[] = [];
@@ -112,6 +115,11 @@ export function createCatalog(
     };
   }
 
+  function use(next: readonly Provider[]): void {
+    stale ||= next.length !== providers.length || next.some((provider, i) => provider !== providers[i]);
+    providers = next;
+  }
+
   /** A provider shows a changed list by giving a new array. */
   function refresh(): void {
     if (stale || providers.some(({ models }, i) => models !== lists[i])) rebuild();
@@ -157,8 +165,15 @@ export function createCatalog(
     },
     serve(next, bridges = []) {
       translators = bridges;
-      stale ||= next.length !== providers.length || next.some((provider, i) => provider !== providers[i]);
-      providers = next;
+      use([...next, ...added]);
+    },
+    add(provider) {
+      const { name: taken } = provider;
+      if (providers.some(({ name: other }) => other === taken))
+        throw new AimoError("CONFIG_INVALID", `There is a provider ${JSON.stringify(taken)} already.`);
+      added.add(provider);
+      use([...providers, provider]);
+      return () => void (added.delete(provider) && use(providers.filter((other) => other !== provider)));
     },
     offer: (peer, list, load, handle) =>
       put(

@@ -25,7 +25,7 @@ const KEYS_KEPT = 1_024;
 export const KEY_FILE = "node.key";
 
 /** PKCS #8 of an Ed25519 key, up to its 32 bytes. */
-const PKCS8_PREFIX = Buffer.from("302e020100300506032b657004220420", "hex");
+export const PKCS8_PREFIX = Buffer.from("302e020100300506032b657004220420", "hex");
 
 /** Reads the key from `dataDir`, making it (mode 0600) when there is none; without a `dataDir` it lives in memory only. */
 export function openIdentity(dataDir?: string, runtime: Pick<Runtime, "randomBytes"> = systemRuntime): Identity {

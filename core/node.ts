@@ -6,7 +6,7 @@ import type { HookName, NodeHooks } from "./hooks.ts";
 import { openIdentity, type Identity } from "./identity.ts";
 import { createHooks } from "./listeners.ts";
 import { lockDataDir } from "./lock.ts";
-import type { Awaitable, NewRequest, OpenCall, Target } from "./parts.ts";
+import type { Awaitable, NewRequest, OpenCall, Provider, Target } from "./parts.ts";
 import { createPipeline } from "./pipeline.ts";
 import type { Decision, NamedRouter } from "./route.ts";
 import { checkExposed, loadPlugins, type NodeServices, type Plugin, type ServiceName } from "./plugin.ts";
@@ -56,6 +56,8 @@ export interface AimoNode extends AsyncDisposable {
    * reaches it; nothing is listed then.
    */
   register(advert: SignedAdvert): Promise<string>;
+  /** Adds a provider while the node runs, beside those of plugins; the result takes it off. Throws CONFIG_INVALID when its name is taken. */
+  serve(provider: Provider): () => void;
   /** Returns what takes it off. Throws CONFIG_INVALID for an unknown name. */
   hook<N extends HookName>(name: N, listener: NodeHooks[N]): () => void;
   /** For hooks that plugins add; those of the node are the node's to call. */
@@ -161,6 +163,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
       return sessions.advert;
     },
     register: sessions.register,
+    serve: catalog.add,
     hook: (name, listener) => hooks.on(name, listener as () => void, "node"),
     emit: (name, ...args) => hooks.guard(name, ...args),
     provide: (name, service) => void generation.embedded.set(name, service),

@@ -2,7 +2,7 @@ import type { Settings } from "./config.ts";
 import { AimoError, whereOf } from "./error.ts";
 import type { Hooks } from "./listeners.ts";
 import type { AimoNode, LogFields, LogLevel, Provide } from "./node.ts";
-import type { Awaitable } from "./parts.ts";
+import type { Awaitable, Provider } from "./parts.ts";
 import type { NodeServices, Plugin, ServiceName } from "./plugin.ts";
 import type { Runtime } from "./runtime.ts";
 import type { Door } from "./wire/door.ts";
@@ -79,13 +79,16 @@ function viewOf(provided: Provided, asker: Running): unknown {
   if (!known.has(asker))
     known.set(
       asker,
-      provided.view?.((off) => {
-        const undo = (): void => void (asker.undo.delete(undo) && off());
-        asker.undo.add(undo);
-        return undo;
-      }),
+      provided.view?.((off) => own(asker, off)),
     );
   return known.get(asker);
+}
+
+/** What takes off something that a plugin added: it goes with the plugin at the latest. */
+function own({ undo }: Running, off: () => void): () => void {
+  const once = (): void => void (undo.delete(once) && off());
+  undo.add(once);
+  return once;
 }
 
 export function createPlugins(node: AimoNode, runtime: Runtime, hooks: Hooks, sessions: Sessions): Plugins {
@@ -96,6 +99,7 @@ export function createPlugins(node: AimoNode, runtime: Runtime, hooks: Hooks, se
     const find = (service: ServiceName): unknown => serviceOf(running.generation, service, running);
     const values = {
       hook: (hook: string, listener: () => void) => hooks.on(hook, listener, name, running),
+      serve: (provider: Provider) => own(running, node.serve(provider)),
       provide: (...[service, given, view]: Parameters<Provide>) =>
         void running.services.set(service, { service: given, view }),
       find,

@@ -1,7 +1,8 @@
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import { AimoError } from "../error.ts";
 import { ownPackage } from "../package.ts";
 import { registerCommands, registerCompletion } from "./commands.ts";
+import type { KeygenFlags } from "./keygen.ts";
 import { explain as sentenceOf } from "./place.ts";
 
 interface Common {
@@ -18,6 +19,23 @@ function toPort(value: string): number {
   if (!Number.isInteger(port) || port < 0 || port > 65_535)
     throw new InvalidArgumentError("a port is a number from 0 to 65535.");
   return port;
+}
+
+function toTag(value: string): string {
+  if (!/^[A-Za-z0-9_]+$/.test(value)) throw new InvalidArgumentError("a tag consists of letters and digits.");
+  return value;
+}
+
+function toDays(value: string): number {
+  const days = Number(value);
+  if (!Number.isInteger(days) || days < 1 || days > 36_500)
+    throw new InvalidArgumentError("it must be a number of days, from 1 to 36500.");
+  return days;
+}
+
+function toLimit(value: string): bigint {
+  if (!/^\d{1,18}$/.test(value)) throw new InvalidArgumentError("it must be a number of calls; 0 = no limit.");
+  return BigInt(value);
 }
 
 /** All commands; nothing has run yet. */
@@ -70,6 +88,13 @@ export function build(): Command {
     .option("--upstream <url>", "such as http://127.0.0.1:11434/v1 (default: an embedded demo that is no model)")
     .option("--gguf <file>", "in place of an upstream: a model that this node runs itself; needs node-llama-cpp")
     .option("--models <names>", "comma separated (default: the upstream's own list, the file's name)", collect)
+    .addOption(
+      new Option("-c, --config <file>", "in place of all these: a proxy.toml of the forerunner").conflicts([
+        "upstream",
+        "gguf",
+        "models",
+      ]),
+    )
     .option("--join <multiaddr>", "gateways to serve", collect)
     .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/provider)")
@@ -78,6 +103,7 @@ export function build(): Command {
       async (
         options: Common & {
           upstream?: string;
+          config?: string;
           gguf?: string;
           models?: string[];
           join?: string[];
@@ -100,10 +126,17 @@ export function build(): Command {
 
   program
     .command("keygen")
-    .description("Make a node's key, or show the peer id of the one that is there.")
+    .description(
+      "Make a node's key, or show the peer id of the one that is there. With one of -t -v -s -u --id: make a key that a Solana wallet signs, for nodes that have walletKeys().",
+    )
     .option("--data-dir <folder>", "default: ~/.aimo/gateway")
     .option("--json", "one JSON line")
-    .action(async (options: { dataDir?: string; json?: boolean }) => (await import("./keygen.ts")).keygen(options));
+    .option("-t, --tag <name>", "of aimo-sk-<tag>-… (default: dev)", toTag)
+    .option("-v, --valid-for <days>", "default: 90", toDays)
+    .option("-s, --scopes <names>", "comma separated (default: completion_model, the one that there is)", collect)
+    .option("-u, --usage-limit <calls>", "0 = none (default: 0)", toLimit)
+    .option("--id <file>", "of the wallet, as solana-keygen writes it (default: ~/.config/solana/id.json)")
+    .action(async (options: KeygenFlags) => (await import("./keygen.ts")).keygen(options));
 
   program
     .command("verify")

@@ -1,9 +1,12 @@
 import { provider as preset } from "../../plugins/presets/provider.ts";
 import { AimoError } from "../error.ts";
+import { readProxyToml } from "./proxy-toml.ts";
 import { defaultDataDir, run, type RunOptions } from "./run.ts";
 
 export interface ProviderFlags extends RunOptions {
   upstream?: string;
+  /** A `proxy.toml` of the forerunner, in place of an upstream. */
+  config?: string;
   gguf?: string;
   models: string[];
   join: string[];
@@ -13,19 +16,30 @@ export interface ProviderFlags extends RunOptions {
 
 export async function provider({
   upstream,
+  config,
   gguf,
   models,
-  join,
+  join: joined,
   listen,
   dataDir = defaultDataDir("provider"),
   ...options
 }: ProviderFlags): Promise<void> {
+  const old = config === undefined ? undefined : readProxyToml(config);
+  for (const note of old?.notes ?? []) console.error(`aimo: ${config}: ${note}.`);
+  const router = old?.router;
+  const join = joined.length === 0 && router?.startsWith("/") ? [router] : joined;
   if (join.length + listen.length === 0)
-    throw new AimoError("CONFIG_INVALID", "A provider must --join a gateway, or --listen for one.");
+    throw new AimoError(
+      "CONFIG_INVALID",
+      router === undefined
+        ? "A provider must --join a gateway, or --listen for one."
+        : `${config}: [router] url is ${router}, a node of the forerunner; this provider joins aimo gateways: put the multiaddr that \`aimo gateway\` prints there, or give it with --join.`,
+    );
   const plugins = preset({
     join,
     listen,
     ...(upstream !== undefined && { upstream }),
+    ...(old && { adapters: old.adapters }),
     ...(gguf !== undefined && { gguf }),
     ...(models.length > 0 && { models }),
   });
@@ -33,6 +47,6 @@ export async function provider({
     { plugins, dataDir },
     options,
     ({ peerId }) =>
-      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? gguf ?? "the embedded demo, which is no model"}\n`,
+      `aimo provider is up\n  Peer id  ${peerId}\n  Serves   ${upstream ?? gguf ?? config ?? "the embedded demo, which is no model"}\n`,
   );
 }

@@ -13,4 +13,5 @@ export {
 } from "./http.ts";
 export { openapi } from "./openapi.ts";
 export { openaiApi, type OpenaiApiOptions } from "./openai-api.ts";
+export { subscribe, type SubscribeOptions } from "./subscribe.ts";
 export { websocketApi, type WebsocketApiOptions } from "./websocket-api.ts";

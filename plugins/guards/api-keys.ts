@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { z } from "zod";
-import { AimoError, checkOptions, type Headers, type Plugin } from "../../core/index.ts";
+import { AimoError, checkOptions, type AimoNode, type Plugin } from "../../core/index.ts";
+import { sentKey } from "./_sent-key.ts";
 
 export interface ApiKeysOptions {
   /** What clients may send: printable ASCII without spaces, each at least 8 characters; at least one key. */
@@ -30,6 +31,7 @@ interface Known {
 export function apiKeys(options: ApiKeysOptions): Plugin {
   const { keys, admin } = checkOptions("guard-api-keys", schema, options);
   const known = [...keys.map((each) => toKnown(each, false)), ...admin.map((each) => toKnown(each, true))];
+  let node: AimoNode;
   const labels = (of: boolean): string[] => known.filter((each) => each.admin === of).map(({ label }) => label);
   return {
     name: "guard-api-keys",
@@ -40,32 +42,30 @@ export function apiKeys(options: ApiKeysOptions): Plugin {
     hooks: {
       "client:admit"(origin, scope) {
         if (origin.kind !== "client") return;
-        const key = readKey(origin.headers);
+        const key = sentKey(origin.headers);
         if (key === undefined)
           throw new AimoError(
             "UNAUTHORIZED",
             'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const match = find(known, key);
+        if (match === undefined && node.find("walletKeys")?.owns(key)) return; // that guard comes after this one
         if (match === undefined) throw new AimoError("UNAUTHORIZED", "The API key is not one that this node knows.");
         if (scope === "admin" && !match.admin)
           throw new AimoError("FORBIDDEN", "This API key may not administer the node (`admin` of apiKeys).");
         origin.client = match.label;
       },
     },
-    setup: (node) => node.provide("auth", true),
+    setup(face) {
+      node = face;
+      node.provide("auth", true);
+    },
   };
 }
 
 function toKnown(text: string, admin: boolean): Known {
   const digest = sha256(text);
   return { digest, label: `key-${digest.toString("hex", 0, 4)}`, admin };
-}
-
-/** OpenAI's clients send a Bearer token, Anthropic's `x-api-key`. */
-function readKey({ authorization = "", "x-api-key": apiKey = "" }: Readonly<Headers>): string | undefined {
-  const bearer = /^bearer +(\S+) *$/i.exec(authorization)?.[1];
-  return bearer ?? (apiKey.trim() || undefined);
 }
 
 /** In constant time: digests have one length, and no match ends the search. */

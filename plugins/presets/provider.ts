@@ -15,6 +15,8 @@ export interface ProviderOptions {
   gguf?: string;
   /** Default: the upstream's own list. Of a file: its model's name, one. */
   models?: OpenaiOptions["models"];
+  /** In place of an upstream: providers of any kind. */
+  adapters?: PluginList;
   /** Multiaddrs of gateways to serve. */
   join?: string[];
   /** Multiaddrs for peers. Default none: it only dials out, and may sit behind NAT. */
@@ -22,8 +24,8 @@ export interface ProviderOptions {
 }
 
 /** A node that serves an upstream, or a model of its own, to the gateways it joins. */
-export function provider({ join = [], listen = [], ...options }: ProviderOptions = {}): PluginList {
-  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapter(options)];
+export function provider({ join = [], listen = [], adapters, ...options }: ProviderOptions = {}): PluginList {
+  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapters ?? adapter(options)];
 }
 
 function adapter({ upstream, gguf: file, models }: ProviderOptions): Plugin {

@@ -9,7 +9,7 @@ import { statusOf } from "../translators/_errors.ts";
 import { findUsage, withCost } from "./_usage.ts";
 
 /** What a gateway has done already; OpenAI refuses fields that it does not know. */
-const OF_GATEWAYS = ["models", "provider"];
+export const OF_GATEWAYS = ["models", "provider"];
 /** Belong to one connection, or would say something about this node that is not so. */
 const DROPPED =
   /^(connection|keep-alive|proxy-.*|te|trailer|transfer-encoding|upgrade|content-length|content-type|set-cookie|server|date|access-control-.*|alt-svc|strict-transport-security)$/;
@@ -241,7 +241,7 @@ function cut(): AimoError {
 }
 
 /** An error event in place of an answer. */
-function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
+export function upstreamError({ message = "The provider's upstream failed.", code, type }: ToldError): AimoError {
   const told = Number(code) >= 400 && Number(code) <= 599 ? Number(code) : undefined;
   // What is wrong with the request, any other provider would say the same of.
   const status = told ?? (type === "BadRequestError" ? 400 : statusOf(type));

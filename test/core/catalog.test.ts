@@ -57,6 +57,27 @@ describe("find", () => {
     expect(s.find({ model: "other" })).toEqual(["self/a/other"]);
   });
 
+  it("gives the targets of a provider that was added, until it is taken off, and whatever is served meanwhile", () => {
+    const s = stage();
+    s.catalog.serve([local("a", card())]);
+    const off = s.catalog.add(local("guest", card()));
+    expect(s.find()).toEqual(["self/a/model", "self/guest/model"]);
+    s.catalog.serve([local("b", card())]);
+    expect(s.find({ providerId: "guest" })).toEqual(["self/guest/model"]);
+    off();
+    off();
+    expect(s.find()).toEqual(["self/b/model"]);
+    expect(s.changes.slice(-1)).toEqual(["-self/guest/model"]);
+  });
+
+  it("refuses to add a provider whose name is taken", () => {
+    const s = stage();
+    s.catalog.serve([local("a", card())]);
+    s.catalog.add(local("guest", card()));
+    for (const name of ["a", "guest"])
+      expect(() => s.catalog.add(local(name, card()))).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
+  });
+
   it("gives a peer only what is local: a request takes one hop", () => {
     const s = stage();
     offer(s, "peer1", card());
