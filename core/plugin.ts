@@ -89,6 +89,7 @@ export const BUILT_IN: readonly string[] = [
   "host-libp2p",
   "observer-logger",
   "observer-metrics",
+  "observer-request-log",
   "observer-tracing",
   "provider-anthropic",
   "provider-custom",

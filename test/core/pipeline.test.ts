@@ -11,7 +11,9 @@ import {
   type Plugin,
   type Receipt,
   type Reply,
+  type ReplyFrame,
   type Target,
+  type Wait,
 } from "../../core/index.ts";
 import { tellServer, type LiveCall } from "../../core/live-call.ts";
 import { ends, failing, pieces, provider, silent, whole } from "../kit/local.ts";
@@ -382,6 +384,39 @@ describe("hooks", () => {
     const change = hook("frame:request", (frame) => void (frame.body = Buffer.from("changed")));
     await using node = await start([provider("a", echo), change]);
     expect((await ask(node)).text).toBe("changed");
+  });
+
+  it("call:attempt may add headers for its target alone", async () => {
+    const seen: unknown[] = [];
+    const see =
+      (fails: boolean): Handler =>
+      ({ headers }, reply) => {
+        seen.push(headers);
+        if (fails) throw new AimoError("UPSTREAM_FAILED", "It is broken.");
+        reply.send("ok");
+      };
+    const add = hook("call:attempt", (_, { provider: name }, { headers }) => void (headers[`x-${name}`] = "1"));
+    await using node = await createNode({
+      plugins: [provider("a", see(true)), provider("b", see(false)), add],
+    });
+    await collect(node, chat("m", { headers: { accept: "*/*" } }));
+    expect(seen).toEqual([
+      { accept: "*/*", "x-a": "1" },
+      { accept: "*/*", "x-b": "1" },
+    ]);
+  });
+
+  it("call:chunk tells the size of each chunk, and whether the client is behind, without a look at the bytes", async () => {
+    const seen: unknown[] = [];
+    const watch = hook("call:chunk", (call, bytes, wait) => void seen.push([call.chunks, bytes, wait !== undefined]));
+    await using node = await createNode({ plugins: [provider("p", pieces("one", "three")), watch] });
+    const write = (frame: ReplyFrame): Wait =>
+      frame.messageType === "StreamChunk" && !frame.isFinal ? Promise.resolve() : undefined;
+    await collect(node, chat("m", { stream: true }), { write });
+    expect(seen).toEqual([
+      [1, 3, true],
+      [2, 5, false],
+    ]);
   });
 
   it("call:attempt that throws skips this target alone", async () => {
