@@ -1,5 +1,21 @@
 import type { IncomingMessage } from "node:http";
 import { AimoError } from "../../core/error.ts";
+import { createNetworks } from "./_addresses.ts";
+import { createCors, type Cors } from "./_cors.ts";
+import type { CrowdLimits } from "./_crowd.ts";
+import type { HttpOptions } from "./http.ts";
+
+/** Who may come in, by the options of the server. */
+export interface Edge extends CrowdLimits {
+  readonly cors: Cors;
+  /** Those by which it may be asked; undefined: by any. */
+  readonly hosts: readonly string[] | undefined;
+}
+
+export function edgeOf({ host, hosts, cors, trustProxy, ...limits }: Required<HttpOptions>): Edge {
+  const named = isLoopback(host) || hosts.length > 0;
+  return { ...limits, hosts: named ? hosts : undefined, cors: createCors(cors), trusted: createNetworks(trustProxy) };
+}
 
 /** What a client may call the machine itself. */
 const LOOPBACK = /^(localhost|127(\.\d{1,3}){3}|\[?::1\]?)$/i;

@@ -9,10 +9,9 @@ import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { createBudget } from "../../core/wire/budget.ts";
 import type { About, MountedRoute } from "./_about.ts";
-import { clientOf, createNetworks, isNetwork } from "./_addresses.ts";
-import { createCors, type Cors } from "./_cors.ts";
-import { createCrowd, type CrowdLimits } from "./_crowd.ts";
-import { checkHost, checkPage, checkRequest, isLoopback } from "./_edge.ts";
+import { clientOf, isNetwork } from "./_addresses.ts";
+import { createCrowd } from "./_crowd.ts";
+import { checkHost, checkPage, checkRequest, edgeOf, isLoopback } from "./_edge.ts";
 import { hangUp, originOf } from "./_exchange.ts";
 import { fail, handle, noRoute } from "./_handle.ts";
 import { createMounts } from "./_mounts.ts";
@@ -104,17 +103,6 @@ const schema = z.strictObject({
   connectionsPerAddress: most.default(5_000),
   requestsPerAddress: most.default(4_096),
 });
-
-interface Edge extends CrowdLimits {
-  readonly cors: Cors;
-  /** Those by which it may be asked; undefined: by any. */
-  readonly hosts: readonly string[] | undefined;
-}
-
-function edgeOf({ host, hosts, cors, trustProxy, ...limits }: z.infer<typeof schema>): Edge {
-  const named = isLoopback(host) || hosts.length > 0;
-  return { ...limits, hosts: named ? hosts : undefined, cors: createCors(cors), trusted: createNetworks(trustProxy) };
-}
 
 /** The HTTP server: h3 routes, plain Node objects go to the handlers. */
 export function http(options: HttpOptions = {}): Plugin {

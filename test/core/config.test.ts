@@ -31,9 +31,18 @@ describe("defaults", () => {
         resume: 1_500,
         hold: 30_000,
         write: 60_000,
+        request: 120_000,
         hook: 5_000,
       },
-      limits: { body: 4_194_304, bodies: 67_108_864, kept: 67_108_864, calls: 8_192, callsPerPeer: 2_048, attempts: 3 },
+      limits: {
+        body: 4_194_304,
+        bodies: 67_108_864,
+        uploads: 268_435_456,
+        kept: 67_108_864,
+        calls: 8_192,
+        callsPerPeer: 2_048,
+        attempts: 3,
+      },
     });
   });
 
