@@ -1,4 +1,5 @@
 import Anthropic from "@anthropic-ai/sdk";
+import { jsonSchemaOutputFormat } from "@anthropic-ai/sdk/helpers/json-schema";
 import { expect } from "vitest";
 import { hang, json, raw } from "../upstream.ts";
 import { bodyOf, CHAT, KEY, thrownBy, type Case, type Checks } from "./case.ts";
@@ -85,13 +86,13 @@ export function anthropicChecks(speaker: Speaker): Checks {
     },
     async structured(at) {
       const asked = at.answering(speaker.text(['{"city":', '"Zürich"}']));
-      const format = { type: "json_schema" as const, schema: city };
+      const format = jsonSchemaOutputFormat(city);
       const { parsed_output } = await open(at).messages.parse({ ...asking(at), output_config: { format } });
-      expect(parsed_output ?? { city: "Zürich" }).toEqual({ city: "Zürich" });
+      expect(parsed_output).toEqual({ city: "Zürich" });
       expect(bodyOf(await asked)).toMatchObject(
         translated
           ? { response_format: { type: "json_schema", json_schema: { schema: city } } }
-          : { output_config: { format } },
+          : { output_config: { format: { type: "json_schema", schema: city } } },
       );
     },
     async images(at) {

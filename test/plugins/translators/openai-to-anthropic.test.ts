@@ -310,9 +310,12 @@ describe("a stream", () => {
   });
 
   it("that fails in the middle says so in OpenAI's words", async () => {
-    const { client, upstream } = await start();
+    const { client, url, upstream } = await start();
     const failure = event("error", { error: { type: "overloaded_error", message: "too many" } });
     upstream.answer = raw([...events(["Hello"]).slice(0, 4), failure]);
+    const last = (await post(url, streaming()).got()).body.trimEnd().split("\n\n").at(-1)?.slice("data: ".length) ?? "";
+    // Whoever finds choices may look no further.
+    expect(Object.keys(JSON.parse(last) as object)).toEqual(["id", "object", "created", "model", "error"]);
     const stream = client.chat.completions.stream(streaming());
     await expect(stream.finalChatCompletion()).rejects.toMatchObject({ message: expect.stringContaining("too many") });
   });
