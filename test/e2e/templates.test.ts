@@ -176,7 +176,7 @@ describe("what a node is deployed with", () => {
   it.each(Object.entries(PLUGINS))(
     "%s: what npm would publish is the plugin, compiled, with its types",
     async (template, plugin) => {
-      const { stdout } = await done(npm(project(template), "pack", "--json", "--silent"));
+      const { stdout } = await done(npm(project(template), "pack", "--json", "--silent", "--ignore-scripts=false"));
       const [{ files } = { files: [] }] = JSON.parse(stdout.slice(stdout.indexOf("["))) as {
         files: { path: string }[];
       }[];
