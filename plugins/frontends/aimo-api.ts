@@ -33,7 +33,7 @@ export function aimoApi(options: AimoApiOptions = {}): Plugin {
     name: "frontend-aimo-api",
     options: given,
     needs: ["http"],
-    hooks: { "call:receipt": (_, call) => receipts.add(call) },
+    hooks: { "call:receipt": (_, call) => receipts.add(call), "call:end": (call) => receipts.update(call) },
     setup(node) {
       for (const { open } of [providers, feed, health]) open(node);
       const { mount } = node.use("http");

@@ -44,7 +44,10 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
     name: "frontend-openai-api",
     options: given,
     needs: ["http"],
-    hooks: { "call:end": (call, outcome) => generations.add(call, outcome) },
+    hooks: {
+      "call:end": (call, outcome) => generations.add(call, outcome),
+      "call:receipt": (_, call) => generations.update(call),
+    },
     setup(node) {
       const http = node.use("http");
       const created = Math.floor(node.runtime.now() / 1_000);
