@@ -1,5 +1,6 @@
 import { Agent as HttpAgent, request as requestHttp, type IncomingMessage } from "node:http";
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
+import { createReader } from "../../plugins/translators/_events.ts";
 import { keyHeaders } from "./ask.ts";
 import type { ChatChunk } from "./sse.ts";
 
@@ -48,8 +49,8 @@ function measure(answer: IncomingMessage, due: number, signal: AbortSignal): Pro
   let firstChunk: number | undefined;
   let error: string | undefined;
   let done = false;
-  let rest = "";
-  answer.setEncoding("utf8");
+  const refusal: Buffer[] = [];
+  const read = createReader();
 
   function event(data: string, now: number): void {
     if (data === "[DONE]") return void (done = true);
@@ -60,13 +61,11 @@ function measure(answer: IncomingMessage, due: number, signal: AbortSignal): Pro
     last = now;
   }
 
-  answer.on("data", (piece: string) => {
-    bytes += Buffer.byteLength(piece);
+  answer.on("data", (piece: Buffer) => {
+    bytes += piece.length;
     const now = performance.now();
-    const lines = (rest + piece).split("\n");
-    rest = lines.pop() as string;
-    if (status < 400) for (const line of lines) if (line.startsWith("data:")) event(line.slice(5).trim(), now);
-    if (status >= 400) rest = [...lines, rest].join("\n");
+    if (status >= 400) refusal.push(piece);
+    else for (const data of read(piece)) event(data, now);
   });
   return new Promise((resolve) => {
     answer
@@ -75,7 +74,7 @@ function measure(answer: IncomingMessage, due: number, signal: AbortSignal): Pro
         const why = signal.aborted
           ? "stopped"
           : status >= 400
-            ? (codeOf(rest) ?? `status ${status}`)
+            ? (codeOf(Buffer.concat(refusal).toString()) ?? `status ${status}`)
             : (error ?? (done ? undefined : "cut"));
         resolve({
           gaps,

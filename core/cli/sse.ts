@@ -1,12 +1,9 @@
-/** The `data` of each server-sent event; comments are none. */
+import { createReader } from "../../plugins/translators/_events.ts";
+
+/** The `data` of each server-sent event; comments are none, and neither is one that was cut. */
 export async function* eventsIn(body: AsyncIterable<Uint8Array>): AsyncGenerator<string> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const piece of body) {
-    const lines = (rest + decoder.decode(piece, { stream: true })).split(/\r?\n/);
-    rest = lines.pop() as string;
-    for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
-  }
+  const read = createReader();
+  for await (const piece of body) yield* read(piece);
 }
 
 /** What a chunk of a chat completion may hold, as far as the commands care. */
