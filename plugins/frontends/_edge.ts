@@ -83,8 +83,13 @@ export function checkHost({ headers: { host } }: IncomingMessage, hosts: readonl
 export function checkPage({ method, headers }: IncomingMessage, allows: (origin: string) => boolean): void {
   const { origin, host, authorization, "content-type": type = "text/plain" } = headers;
   if (origin === undefined || READS.has(method ?? "") || authorization !== undefined || !UNASKED.test(type)) return;
-  if (origin.slice(origin.indexOf("://") + 3) === host || allows(origin)) return;
+  if (isOwnPage(origin, host) || allows(origin)) return;
   throw new AimoError("FORBIDDEN", "Pages of this origin may not call the node: name it in http({ cors: [...] }).");
+}
+
+/** Does the page come from where it asks? */
+export function isOwnPage(origin: string, host = ""): boolean {
+  return URL.canParse(origin) && new URL(origin).host === host.toLowerCase();
 }
 
 /** Raw ones: of several Node keeps the first. */

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
+import { isOwnPage } from "./_edge.ts";
 
 /** What a client offers beside its key, so that the server has something else to choose. */
 export const PROTOCOL = "aimo";
@@ -33,9 +34,9 @@ function decode(text: string): string {
  * Pages of other sites may open WebSockets wherever they like, with what the browser has of this one's: they are told
  * by their origin. Throws FORBIDDEN; INVALID_MESSAGE_FORMAT for a key without the protocol that is to be chosen.
  */
-export function checkPage({ headers }: IncomingMessage, origins: readonly string[]): void {
-  const { origin, host = "", "sec-websocket-protocol": offered = "" } = headers;
-  if (origin !== undefined && !isOwn(origin, host) && !origins.includes(origin) && !origins.includes("*"))
+export function checkUpgrade({ headers }: IncomingMessage, origins: readonly string[]): void {
+  const { origin, host, "sec-websocket-protocol": offered = "" } = headers;
+  if (origin !== undefined && !isOwnPage(origin, host) && !origins.includes(origin) && !origins.includes("*"))
     throw new AimoError(
       "FORBIDDEN",
       `Pages of ${origin} may not connect: \`origins\` of websocketApi() does not say so.`,
@@ -46,8 +47,4 @@ export function checkPage({ headers }: IncomingMessage, origins: readonly string
       "INVALID_MESSAGE_FORMAT",
       `Offer the subprotocol "${PROTOCOL}" beside that of the key: it is the one that is chosen.`,
     );
-}
-
-function isOwn(origin: string, host: string): boolean {
-  return URL.canParse(origin) && new URL(origin).host === host.toLowerCase();
 }

@@ -7,7 +7,7 @@ import type { Plugin } from "../../core/plugin.ts";
 import { createCalls, type Calls } from "./_calls.ts";
 import { createLine, type Line } from "./_line.ts";
 import { heartbeatFrame } from "./_message-frame.ts";
-import { checkPage, PROTOCOL } from "./_upgrade.ts";
+import { checkUpgrade, PROTOCOL } from "./_upgrade.ts";
 import type { UpgradeHandler } from "./http.ts";
 
 export interface WebsocketApiOptions {
@@ -41,7 +41,7 @@ export function websocketApi(options: WebsocketApiOptions = {}): Plugin {
   let adapter: typeof nodeAdapter;
 
   const accept: UpgradeHandler = (request, duplex, head, origin) => {
-    checkPage(request, settings.origins);
+    checkUpgrade(request, settings.origins);
     const socket = duplex as Socket;
     const { client: _, ...who } = origin; // each call is admitted by itself
     let line: Line;

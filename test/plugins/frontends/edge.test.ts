@@ -4,6 +4,7 @@ import { connect } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { http, type HttpOptions } from "../../../plugins/frontends/index.ts";
+import { isOwnPage } from "../../../plugins/frontends/_edge.ts";
 import { sendRaw } from "../../kit/raw.ts";
 
 interface Stage {
@@ -281,6 +282,13 @@ describe("an upgrade", () => {
     await once(socket.resume(), "end");
     await expect.poll(() => visit(stage), { timeout: 5_000 }).toBe(true);
   });
+});
+
+it("a page is the node's own by its whole host: one without an origin is nobody's", () => {
+  expect(isOwnPage("http://node.example:8000", "NODE.example:8000")).toBe(true);
+  for (const origin of ["http://node.example", "http://evil.example", "null"])
+    expect(isOwnPage(origin, "node.example:8000")).toBe(false);
+  expect(isOwnPage("null", "ll")).toBe(false);
 });
 
 describe("a reload", () => {
