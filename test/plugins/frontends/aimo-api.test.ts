@@ -4,6 +4,7 @@ import { createNode, systemRuntime, type Plugin, type Runtime } from "../../../c
 import { aimoApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
 import { failing, provider, whole } from "../../kit/local.ts";
+import { throughNodes } from "../../kit/through.ts";
 import { testFrontend } from "../../suites/frontend.ts";
 
 testFrontend(() => ({
@@ -72,6 +73,21 @@ describe("GET /v1/receipts/:id", () => {
     const signed = Buffer.concat([Buffer.from("aimo-receipt:1\0"), Buffer.from(receipt, "base64")]);
     expect(node.identity.verify(node.id, signed, Buffer.from(signature, "base64"))).toBe(true);
     expect(await show(id, undefined, "/api/v1")).toEqual(shown);
+  });
+
+  it("tells that a hook here has changed what a peer signed", async () => {
+    const shouting: Plugin = {
+      name: "observer-shouting",
+      options: {},
+      hooks: { "frame:response": (frame) => void (frame.body = Buffer.from("OTHER")) },
+    };
+    const { url } = await throughNodes([provider("p", whole('{"ok":true}'))], { plugins: [aimoApi(), shouting] });
+    const answer = await fetch(`${url}/v1/chat/completions`, { method: "POST", body: chat });
+    expect(await answer.text()).toBe("OTHER");
+    const shown = await fetch(`${url}/v1/receipts/${answer.headers.get("x-request-id")}`);
+    expect(await shown.json()).toMatchObject({
+      data: [{ verified: true, modified: true, digest: sha256('{"ok":true}') }],
+    });
   });
 
   it("shows each attempt in order, and one that failed in the middle; no answer holds them", async () => {
