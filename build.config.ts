@@ -1,6 +1,16 @@
 import { defineBuildConfig } from "unbuild";
 
-const KINDS = ["frontends", "transports", "routers", "providers", "translators", "guards", "observers", "presets"];
+const KINDS = [
+  "frontends",
+  "transports",
+  "routers",
+  "providers",
+  "translators",
+  "guards",
+  "observers",
+  "stores",
+  "presets",
+];
 
 // unbuild has no such flag; warnings and errors go to stderr.
 if (process.argv.includes("--quiet")) process.stdout.write = () => true;

@@ -4,6 +4,30 @@ import type { Headers, Receipt } from "./frame.ts";
 /** What a client may do: make calls, read about the node, administer it. */
 export type Scope = "call" | "read" | "admin";
 
+/** What a guard knows of a client beside its name. What it leaves out does not bind the client. */
+export interface Allowance {
+  /** Models that it may call; `*` stands for any characters. */
+  readonly models?: readonly string[];
+  /** In place of those that `rateLimit` has for all clients. */
+  readonly limits?: {
+    /** Calls a minute. */
+    readonly requests?: number;
+    /** Tokens a minute. */
+    readonly tokens?: number;
+    /** Calls at a time. */
+    readonly calls?: number;
+  };
+  /** What its calls may cost, as `ledger` books them. */
+  readonly budget?: {
+    /** US$ */
+    readonly usd: number;
+    /** UTC; `ever` never begins anew. */
+    readonly per: "day" | "month" | "ever";
+  };
+  /** Who goes first where not all can be served. Default `normal`. */
+  readonly priority?: "high" | "normal" | "low";
+}
+
 /** Where a request came from. Never crosses a link. */
 export interface Origin {
   readonly kind: "client" | "peer" | "local";
@@ -16,6 +40,8 @@ export interface Origin {
   readonly headers: Readonly<Headers>;
   /** Who it is; set by a guard, read by limits, ledger, logs. */
   client?: string;
+  /** Set beside `client`; read by limits, ledger, admission. */
+  allowance?: Allowance;
 }
 
 /** One try at one target. Times are Unix ms. */

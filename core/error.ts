@@ -29,6 +29,8 @@ const TABLE = {
   STREAM_INTERRUPTED: { status: 502, retryable: true, type: "server_error" },
   /** Too many requests; `retry-after` says when to come back. */
   RATE_LIMIT_EXCEEDED: { status: 429, retryable: true, type: "rate_limit_error" },
+  /** What the client may spend is spent. */
+  BUDGET_EXCEEDED: { status: 402, retryable: false, type: "insufficient_quota" },
   /** A body is above `limits.body`. */
   PAYLOAD_TOO_LARGE: { status: 413, retryable: false, type: "invalid_request_error" },
   /** The body is compressed, or of a type that the route does not take. */

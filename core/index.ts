@@ -1,5 +1,5 @@
 // The contract.
-export type { Attempt, Call, Origin, Outcome, Scope } from "./call.ts";
+export type { Allowance, Attempt, Call, Origin, Outcome, Scope } from "./call.ts";
 export { AimoError, type ErrorCode, type ErrorData } from "./error.ts";
 export {
   MAX_CHUNK,

@@ -11,7 +11,7 @@ const files = (pattern: string): string[] =>
     .toSorted();
 const read = (file: string): string => readFileSync(`${root}/${file}`, "utf8");
 
-const KINDS = ["frontends", "transports", "routers", "providers", "translators", "guards", "observers"];
+const KINDS = ["frontends", "transports", "routers", "providers", "translators", "guards", "observers", "stores"];
 /** One file, one plugin; what is shared begins with `_`. */
 const plugins = files("plugins/*/*.ts").filter(
   (file) => KINDS.includes(file.split("/")[1] ?? "") && !/\/(index|_[\w-]+)\.ts$/.test(file),

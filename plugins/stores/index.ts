@@ -1,0 +1,1 @@
+export type { Count, Store } from "./_store.ts";
