@@ -13,7 +13,8 @@ interface Options {
 
 export interface RemoteUnderTest {
   readonly kind: string;
-  readonly server: Server & { readonly url: string };
+  /** It runs before the first test does. */
+  readonly server: () => Server & { readonly url: string };
   readonly password: string;
   /** What the server says of a wrong one. */
   readonly denial: string;
@@ -24,39 +25,42 @@ export interface RemoteUnderTest {
 const PATIENT = 9_000;
 
 /** What a store that is a server must do, beside the suite, also while that server is away. */
-export function testRemote({ kind, server, password, denial, plugin }: RemoteUnderTest): void {
-  const where = `127.0.0.1:${server.port}`;
+export function testRemote({ kind, server: find, password, denial, plugin }: RemoteUnderTest): void {
+  const whereOf = ({ port }: Server): string => `127.0.0.1:${port}`;
 
   testStore(kind, async () => {
+    const server = find();
     const nodes = await Promise.all([0, 1].map(() => startWith(plugin({ url: server.url, timeout: PATIENT }))));
     const [store, other] = nodes.map(({ node }) => node.use("store")) as [Store, Store];
     return { store, other, close: async () => void (await Promise.all(nodes.map(({ node }) => node.close()))) };
   });
 
   test("a server that is stopped is waited for no longer than `timeout`, and used again when it goes on", async () => {
+    const server = find();
     expectClean();
     onTestFinished(server.resume);
     const { store, logs } = await startWith(plugin({ url: server.url, timeout: 300 }));
-    await everything(store);
+    expect(await everything(store)).toBe(true);
     server.pause();
     await expectDown(store);
-    await expect.poll(() => logs).toEqual([["warn", expect.stringContaining(`${where}`)]]);
+    await expect.poll(() => logs).toEqual([["warn", expect.stringContaining(whereOf(server))]]);
     await expectDown(store);
     server.resume();
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
     expect(logs).toEqual([
       ["warn", expect.stringContaining("the node goes on with what it knows by itself until it can")],
-      ["info", expect.stringContaining(`${where}`)],
+      ["info", expect.stringContaining(whereOf(server))],
     ]);
     expect(JSON.stringify(logs)).not.toContain(password);
   });
 
   test("a server that is killed fails what is asked, then all at once, and is used again when it is back", async () => {
+    const server = find();
     expectClean();
     onTestFinished(server.start);
     // Were this the time that anybody waits, the test would fail.
     const { store, logs } = await startWith(plugin({ url: server.url, timeout: 60_000, whenDown: "closed" }));
-    await everything(store);
+    expect(await everything(store)).toBe(true);
     await server.kill();
     await expectDown(store);
     await expectDown(store);
@@ -68,11 +72,12 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("a line that swallows all bytes is no worse", async () => {
+    const server = find();
     const proxy = await tcpProxy({ to: { port: server.port } });
     onTestFinished(() => proxy.close());
-    const url = server.url.replace(where, `127.0.0.1:${proxy.port}`);
+    const url = server.url.replace(whereOf(server), `127.0.0.1:${proxy.port}`);
     const { store } = await startWith(plugin({ url, timeout: 300 }));
-    await everything(store);
+    expect(await everything(store)).toBe(true);
     proxy.blackhole();
     await expectDown(store);
     await expectDown(store);
@@ -81,27 +86,30 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("a connection that ends while nobody asks is made anew before somebody does", async () => {
+    const server = find();
     const proxy = await tcpProxy({ to: { port: server.port } });
     onTestFinished(() => proxy.close());
-    const url = server.url.replace(where, `127.0.0.1:${proxy.port}`);
+    const url = server.url.replace(whereOf(server), `127.0.0.1:${proxy.port}`);
     const { store } = await startWith(plugin({ url, timeout: PATIENT }));
-    await everything(store);
+    expect(await everything(store)).toBe(true);
     proxy.cut();
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
   });
 
   test("a node starts without its server where that may be away, and uses it as soon as it is there", async () => {
+    const server = find();
     expectClean();
     await server.kill();
     onTestFinished(server.start);
     const { store, logs } = await startWith(plugin({ url: server.url, timeout: PATIENT }));
-    expect(logs).toEqual([["warn", expect.stringMatching(new RegExp(`${where}.*ECONNREFUSED`))]]);
+    expect(logs).toEqual([["warn", expect.stringMatching(new RegExp(`${whereOf(server)}.*ECONNREFUSED`))]]);
     await expectDown(store);
     await server.start();
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
   });
 
   test("where it may not be away, the node does not start without it, and says which one it is", async () => {
+    const server = find();
     expectClean();
     const closed = plugin({ url: server.url.replace(/:\d+(?=\/|$)/, ":1"), whenDown: "closed", timeout: PATIENT });
     const refusal = await createNode({ plugins: [closed] }).catch((error: unknown) => error);
@@ -113,6 +121,7 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("a wrong password is told, and not shown", async () => {
+    const server = find();
     expectClean();
     const url = server.url.replace(password, `${password}-or-not`);
     const refusal = await createNode({ plugins: [plugin({ url, whenDown: "closed", timeout: PATIENT })] }).catch(
@@ -127,6 +136,7 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("another password makes it another one, and no option shows it", () => {
+    const server = find();
     const [one, same, other] = [server.url, server.url, server.url.replace(password, "another")].map(
       (url) => plugin({ url }).options,
     );
@@ -136,10 +146,11 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("a node that closes leaves nothing, also while the server does not answer", async () => {
+    const server = find();
     expectClean();
     onTestFinished(server.resume);
     const { node, store } = await startWith(plugin({ url: server.url, timeout: 300 }));
-    await everything(store);
+    expect(await everything(store)).toBe(true);
     server.pause();
     await expectDown(store);
     await node.close();
@@ -147,13 +158,14 @@ export function testRemote({ kind, server, password, denial, plugin }: RemoteUnd
   });
 
   test("a reload goes over to another one, and what uses it follows", async () => {
+    const server = find();
     const user: Plugin = { name: "guard-user", options: {} };
     const config = (timeout: number): NodeConfig => ({ plugins: [plugin({ url: server.url, timeout }), user] });
     await using node = await createNode(config(PATIENT));
     await node.use("store").count("reload", 1, 60);
     expect(await node.reload(config(PATIENT - 1))).toEqual([`store-${kind}: timeout`]);
     expect((await node.use("store").count("reload", 1, 60)).used).toBe(2);
-    await everything(node.use("store"));
+    expect(await everything(node.use("store"))).toBe(true);
   });
 }
 
