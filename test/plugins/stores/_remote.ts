@@ -85,7 +85,7 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
   });
 
-  test("a connection that ends while nobody asks is made anew before somebody does", async () => {
+  test("a connection that ends while nobody asks is made anew", async () => {
     const server = find();
     const proxy = await tcpProxy({ to: { port: server.port } });
     onTestFinished(() => proxy.close());

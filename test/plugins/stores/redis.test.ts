@@ -1,5 +1,6 @@
 import { createNode } from "aimo";
 import { redis } from "aimo/stores";
+import { tcpProxy } from "aimo/testing";
 import { Redis as Client } from "ioredis";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { endOfFile } from "../../kit/clean.ts";
@@ -34,6 +35,15 @@ describe.skipIf(missing)("redis", { timeout: 30_000 }, () => {
     expect((await other.use("store").count("a", 1, 60)).used).toBe(1);
     expect(await other.use("store").lease("a", "other", 1, 60_000)).toBe(true);
     expect(await other.use("store").values.getKeys()).toEqual([]);
+  });
+
+  test("a connection that ends is made anew before somebody asks", async () => {
+    const proxy = await tcpProxy({ to: { port: server.port } });
+    onTestFinished(() => proxy.close());
+    await startWith(redis({ url: server.url.replace(/\d+$/, `${proxy.port}`), timeout: 9_000 }));
+    const sent = proxy.bytes.up;
+    proxy.cut();
+    await expect.poll(() => proxy.bytes.up, { timeout: 9_000 }).toBeGreaterThan(sent);
   });
 
   test("one that takes no writes counts as down", async () => {
