@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { createNode, type AimoNode, type NodeConfig, type Plugin } from "aimo";
 import type { Store } from "aimo/stores";
 import { tcpProxy, testStore } from "aimo/testing";
@@ -26,7 +28,7 @@ const PATIENT = 9_000;
 
 /** What a store that is a server must do, beside the suite, also while that server is away. */
 export function testRemote({ kind, server: find, password, denial, plugin }: RemoteUnderTest): void {
-  const whereOf = ({ port }: Server): string => `127.0.0.1:${port}`;
+  const whereOf = ({ port }: { port: number }): string => `127.0.0.1:${port}`;
 
   testStore(kind, async () => {
     const server = find();
@@ -82,6 +84,17 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     await expectDown(store);
     await expectDown(store);
     proxy.heal();
+    await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
+  });
+
+  test("connections that die in silence are given up for new ones", async () => {
+    const server = find();
+    const line = await frailLine(server.port);
+    const url = server.url.replace(whereOf(server), whereOf(line));
+    const { store } = await startWith(plugin({ url, timeout: 300 }));
+    expect(await everything(store)).toBe(true);
+    line.die();
+    await expectDown(store);
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
   });
 
@@ -167,6 +180,25 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     expect((await node.use("store").count("reload", 1, 60)).used).toBe(2);
     expect(await everything(node.use("store"))).toBe(true);
   });
+}
+
+/** A line like that of a router which has forgotten its connections: nothing passes, and no end is told. New ones work. */
+async function frailLine(to: number): Promise<{ port: number; die(): void }> {
+  const sockets: Socket[] = [];
+  const acceptor = createServer((client) => {
+    const server = connect(to, "127.0.0.1");
+    for (const socket of [client, server]) sockets.push(socket.on("error", () => {}));
+    client.pipe(server).pipe(client);
+  }).listen(0, "127.0.0.1");
+  await once(acceptor, "listening");
+  onTestFinished(() => {
+    acceptor.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  return {
+    port: (acceptor.address() as AddressInfo).port,
+    die: () => sockets.forEach((socket) => socket.unpipe().resume()),
+  };
 }
 
 /** A node with the store, and what it logs. */
