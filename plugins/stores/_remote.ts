@@ -24,7 +24,7 @@ export const remoteOptions = {
 
 /** ms between two probes, and when a client is to come back. */
 const AGAIN = 1_000;
-/** Probes without an answer after which connections are made anew: what was sent into a line that broke may never arrive. */
+/** What has no answer makes connections anew, but not each time: making one may take longer than an operation. */
 const PATIENCE = 5;
 
 export interface Remote {
@@ -69,13 +69,17 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
     }
   }
 
+  function blame(error: unknown): void {
+    if (error === late && unanswered++ % PATIENCE === 0) spec.reset();
+  }
+
   /** What keeps it from being used, if anything. */
   async function probe(): Promise<unknown> {
     const over = new AbortController();
     try {
       await within(() => spec.probe(over.signal));
     } catch (error) {
-      if (error === late && ++unanswered % PATIENCE === 0) spec.reset();
+      blame(error);
       return error;
     } finally {
       over.abort();
@@ -104,7 +108,7 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
   function down(error: unknown): void {
     if (!isUp || isClosed) return;
     isUp = false;
-    if (error === late) spec.reset();
+    blame(error);
     void recover();
   }
 
