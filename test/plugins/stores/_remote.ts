@@ -170,6 +170,22 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     await expectDown(store);
   });
 
+  test("a node that closes while it looks for its server leaves nothing", async () => {
+    const server = find();
+    expectClean();
+    const proxy = await tcpProxy({ to: { port: server.port } });
+    onTestFinished(() => proxy.close());
+    const url = server.url.replace(whereOf(server), whereOf(proxy));
+    const { node, store } = await startWith(plugin({ url, timeout: 60_000 }));
+    expect(await everything(store)).toBe(true);
+    const asked = store.count("closing", 1, 60).catch(() => {});
+    proxy.blackhole();
+    proxy.reset();
+    await asked;
+    await expectDown(store);
+    await node.close();
+  });
+
   test("a reload goes over to another one, and what uses it follows", async () => {
     const server = find();
     const user: Plugin = { name: "guard-user", options: {} };
@@ -201,7 +217,7 @@ async function frailLine(to: number): Promise<{ port: number; die(): void }> {
   };
 }
 
-/** A node with the store, and what it logs. */
+/** A node with the store, and what it tells its operator. */
 export async function startWith(
   plugin: Plugin,
 ): Promise<{ node: AimoNode; store: Store; logs: (readonly [string, string])[] }> {
@@ -210,7 +226,7 @@ export async function startWith(
     name: "observer-log",
     enforce: "pre",
     provides: ["log"],
-    setup: (node) => node.provide("log", (level, message) => void logs.push([level, message])),
+    setup: (node) => node.provide("log", (level, message) => void (level !== "debug" && logs.push([level, message]))),
   };
   const node = await createNode({ plugins: [log, plugin] });
   onTestFinished(() => node.close());
