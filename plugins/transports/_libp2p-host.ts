@@ -1,6 +1,6 @@
 import { privateKeyFromRaw } from "@libp2p/crypto/keys";
 import { identify, identifyPush, type Identify, type IdentifyPush } from "@libp2p/identify";
-import type { PeerId } from "@libp2p/interface";
+import type { Metrics, PeerId } from "@libp2p/interface";
 import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
@@ -29,9 +29,11 @@ interface Components {
 export function createHost(
   node: AimoNode,
   { listen: addresses, announce, encrypt, maxConnections }: Required<Libp2pOptions>,
+  metrics: Metrics,
 ): Promise<Host> {
   return createLibp2p({
     start: false,
+    metrics: () => metrics,
     privateKey: privateKeyFromRaw(node.identity.privateKey()),
     addresses: { listen: addresses, announce },
     transports: [tcp()],
