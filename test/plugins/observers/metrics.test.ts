@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type AimoNode, type Handler, type Plugin } from "../../../core/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
-import { http } from "../../../plugins/frontends/index.ts";
+import { http, openaiApi } from "../../../plugins/frontends/index.ts";
 import { metrics, type MetricsOptions } from "../../../plugins/observers/metrics.ts";
 import { openai } from "../../../plugins/providers/index.ts";
 import { first } from "../../../plugins/routers/index.ts";
@@ -13,6 +13,7 @@ import { libp2p, pubsub, stream } from "../../../plugins/transports/index.ts";
 import { post, streaming } from "../../kit/client.ts";
 import { failing, pieces, provider, silent } from "../../kit/local.ts";
 import { connect, pass, until, wiredNode } from "../../kit/pair.ts";
+import { ASKS } from "../../kit/resuming.ts";
 import { throughNodes } from "../../kit/through.ts";
 import { chat as answer, createUpstream, cut, events, hang } from "../../kit/upstream.ts";
 import { chat, collect } from "../../suites/index.ts";
@@ -112,6 +113,7 @@ describe("attempts", () => {
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/a`, code: "UPSTREAM_FAILED" })).toBe(1);
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/b`, code: "", transport: "local" })).toBe(1);
     expect(valueOf(text, "aimo_calls_total", { provider: `${node.id}/b`, outcome: "ok" })).toBe(1);
+    expect(valueOf(text, "aimo_failovers_total", { provider: `${node.id}/a`, code: "UPSTREAM_FAILED" })).toBe(1);
     expect(valueOf(text, "aimo_errors_total")).toBeUndefined();
   });
 
@@ -122,6 +124,7 @@ describe("attempts", () => {
     const text = await scrape(node);
     expect(valueOf(text, "aimo_hedges_total", { provider: `${node.id}/b` })).toBe(1);
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/a`, code: "CANCELLED" })).toBe(1);
+    expect(valueOf(text, "aimo_failovers_total")).toBeUndefined();
   });
 
   it("that go on over another link are counted as moves", async () => {
@@ -148,6 +151,37 @@ describe("attempts", () => {
     expect(valueOf(text, "aimo_moves_total", { transport: "other" })).toBe(1);
     expect(valueOf(text, "aimo_links_closed_total", { transport: "test" })).toBe(1);
   });
+});
+
+it("counts what has to be sent again over a link that loses some", async () => {
+  const a = await wiredNode([http({ port: 0 }), metrics()]);
+  const b = await wiredNode([provider("far", pieces("x"))]);
+  const wire = connect(a, b, {
+    caps: { ordered: false, reliable: false, private: false, backpressure: false, maxMessage: 65_536 },
+  });
+  for (let i = 0; i < 200 && [...a.node.targets].length === 0; i++) await pass(20, a, b);
+  const before = valueOf(await scrape(a.node), "aimo_link_repeated_bytes_total") ?? 0;
+  let lost = 0;
+  wire.tap = ({ from }) => (from === "a" && lost++ === 0 ? "drop" : "pass");
+  let over = false;
+  const done = collect(a.node, chat("m", { stream: true })).finally(() => (over = true));
+  for (let i = 0; i < 500 && !over; i++) await pass(20, a, b);
+  expect((await done).text).toBe("x");
+  expect(valueOf(await scrape(a.node), "aimo_link_repeated_bytes_total", { transport: "test" })).toBeGreaterThan(
+    before + 50,
+  );
+});
+
+it("counts clients that come back to a reply", async () => {
+  const upstream = await createUpstream({ answer: hang(events(["one"]).slice(0, 2)) });
+  const node = await start([openaiApi({ keepAlive: 0 }), openai({ url: upstream.url, models: ["test-model"] })]);
+  const url = node.use("http").url as string;
+  const left = post(url, streaming(), { headers: ASKS });
+  const [, id = ""] = /^id: (\S+)$/m.exec(await left.seen("one")) ?? [];
+  left.leave();
+  const back = post(url, streaming(), { headers: { ...ASKS, "last-event-id": id } });
+  await back.response;
+  expect(valueOf(await scrape(node), "aimo_resumes_total")).toBe(1);
 });
 
 it("measures how long providers wait for a client that is behind, and takes it for no gap", async () => {
