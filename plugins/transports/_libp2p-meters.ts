@@ -1,6 +1,6 @@
-import type { Metrics as HostMetrics, MetricOptions, MultiaddrConnection, Stream } from "@libp2p/interface";
+import type { MetricOptions, MultiaddrConnection, Stream } from "@libp2p/interface";
 import type { Metrics } from "../observers/_published.ts";
-import type { Host } from "./_libp2p-host.ts";
+import type { Host, HostMetrics } from "./_libp2p-host.ts";
 
 /** Of one metric of libp2p, by the values of its one label; "" where it has none. */
 type Values = Record<string, number | true | undefined>;
