@@ -1,2 +1,3 @@
 export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";
+export { rateLimit, type RateLimitOptions } from "./rate-limit.ts";
 export { walletKeys, type WalletKeysOptions, type WalletKeyService } from "./wallet-keys.ts";
