@@ -86,6 +86,7 @@ export const BUILT_IN: readonly string[] = [
   "frontend-openapi",
   "guard-api-keys",
   "guard-jwt",
+  "guard-rate-limit",
   "guard-wallet-keys",
   "host-libp2p",
   "observer-logger",
