@@ -24,11 +24,17 @@ export interface Store {
   readonly whenDown: "open" | "closed";
   /** Values by name. Whoever uses it puts a prefix of its own before its names: `prefixStorage(values, "keys")`. */
   readonly values: Storage;
-  /** Tables; absent where it has none. */
+  /**
+   * Tables; absent where it has none. Each statement is a transaction of its own: the next one may run on another
+   * connection, so that there is no BEGIN. A statement that the server refuses rejects as the library does.
+   */
   readonly database?: Database;
-  /** Adds to a counter, whose window begins with the first count and ends `seconds` later. Below 0: takes back. Atomic. */
+  /**
+   * Adds to a counter, whose window begins with the first count and ends `seconds` later. Below 0: takes back. Atomic.
+   * Points and seconds are whole numbers, seconds at least 1.
+   */
   count(key: string, points: number, seconds: number): Promise<Count>;
-  /** Takes one of `most` places under `key`, for `ms`; false when all are taken. Atomic. */
+  /** Takes one of `most` places under `key`, for `ms`; false when all are taken, by others than `id`. Atomic. */
   lease(key: string, id: string, most: number, ms: number): Promise<boolean>;
   /** Keeps it for `ms` from now. */
   renew(key: string, id: string, ms: number): Promise<void>;
