@@ -162,7 +162,7 @@ function standOf(
   { used, left }: Booked,
   refused: boolean,
 ): Stand {
-  return { kind, what, limit, refused, remaining: Math.max(0, limit - used), left: Math.max(1, left) };
+  return { kind, what, limit, refused, remaining: Math.max(0, limit - used), left: Math.max(1, Math.ceil(left)) };
 }
 
 function refusal({ kind, who }: Scope, { what, limit, left }: Stand): AimoError {

@@ -65,7 +65,7 @@ describe("while the store is down", () => {
 
   it("calls are refused where it says so, with 503 and when to come back, and no place stays taken", async () => {
     const all = { requests: 3, tokens: 10_000, calls: 1 };
-    const on = await stage({ client: all, provider: all, node: { ...all, calls: 5 } }, "closed");
+    const on = await stage({ client: all, provider: all, node: { requests: 5, calls: 5 } }, "closed");
     on.down = true;
     for (const error of await on.ask(5))
       expect(error).toMatchObject({
@@ -75,6 +75,7 @@ describe("while the store is down", () => {
         data: { retryAfter: 1_000 },
       });
     on.down = false;
+    // Nor was anything counted.
     for (let i = 0; i < 3; i++) expect(await on.ask(1)).toEqual(["ok"]);
   });
 
