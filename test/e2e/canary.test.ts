@@ -244,7 +244,7 @@ describe("of a gateway and a provider's node with everything on", () => {
         url: string;
       };
       const text = await (await fetch(url)).text();
-      expect(text).toContain("aimo_calls_total{");
+      expect(text).toContain("aimo_info{");
       scraped.push(text);
     }
     asked.leave();
@@ -289,7 +289,8 @@ it("a gateway of the forerunner's providers", async () => {
   const [alice, bob] = [wallet(7), wallet(8)];
   const keys = [alice.key(), bob.key()];
   const node = await startConfig(
-    `plugins: [logger({ level: "debug" }), http({ port: 0 }), openaiApi(), walletKeys({ wallets: "any" }), subscribe(), leaky]`,
+    `plugins: [logger({ level: "debug" }), http({ port: 0 }), openaiApi(), walletKeys({ wallets: "any" }), subscribe(), leaky],
+     timeouts: { firstChunk: 1_000 }`,
     { lines: LEAKY },
   );
   let answer = (_: OldProvider["requests"][number], __: OldProvider): void => undefined;
@@ -321,7 +322,7 @@ export default defineConfig({ plugins: [${plugins}], ${rest} });\n`,
     });
 
   it.each(["config", "plugins", "check", "doctor"])("aimo %s shows no key of one that is right", async (command) => {
-    const upstream = await createUpstream({ answer: refusal(401, QUOTED) });
+    const upstream = await createUpstream({ answer: refusal(401, `There is no key ${UPSTREAM_KEY}.`) });
     const cwd = config(
       `http({ port: 0 }), openaiApi(), apiKeys({ keys: ["${CLIENT_KEY}"] }),
        openai({ url: "${upstream.url}", key: "${UPSTREAM_KEY}", headers: { "x-token": "${UPSTREAM_KEY}" } })`,
