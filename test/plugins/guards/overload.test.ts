@@ -1,8 +1,8 @@
 import { request as requestHttp, type IncomingMessage } from "node:http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import {
-  AimoError,
   createNode,
+  type AimoError,
   type Allowance,
   type AimoNode,
   type Handler,
@@ -74,7 +74,8 @@ async function stage(
     setup: (node) =>
       node.provide(
         "log",
-        (level, message, { plugin: _, ...fields }) => void lines.push(`${level} ${message} ${JSON.stringify(fields)}`),
+        (level, message, fields) =>
+          void lines.push(`${level} ${message} ${JSON.stringify({ ...fields, plugin: undefined })}`),
       ),
   };
   const node = await createNode(
@@ -324,13 +325,7 @@ describe("before its body is read", () => {
   it("a client over HTTP has its 503 with retry-after, though it never sends the body", async () => {
     const node = await createNode({
       drain: 0,
-      plugins: [
-        http({ port: 0 }),
-        openaiApi(),
-        websocketApi(),
-        overload({ calls: 1, queue: 0 }),
-        provider("p", silent),
-      ],
+      plugins: [http({ port: 0 }), openaiApi(), overload({ calls: 1, queue: 0, lag: 10_000 }), provider("p", silent)],
     });
     onTestFinished(() => node.close());
     const leave = new AbortController();
@@ -360,7 +355,12 @@ describe("before its body is read", () => {
     };
     const node = await createNode({
       drain: 0,
-      plugins: [http({ port: 0 }), websocketApi(), overload({ calls: 1, queue: 0 }), provider("p", handle, ["m", "n"])],
+      plugins: [
+        http({ port: 0 }),
+        websocketApi(),
+        overload({ calls: 1, queue: 0, lag: 10_000 }),
+        provider("p", handle, ["m", "n"]),
+      ],
     });
     onTestFinished(() => node.close());
     const socket = new WebSocket(`${node.use("http").url?.replace("http", "ws")}/v1/stream`, ["aimo"]);
