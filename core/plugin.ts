@@ -85,6 +85,8 @@ export const BUILT_IN: readonly string[] = [
   "frontend-websocket-api",
   "frontend-openapi",
   "guard-api-keys",
+  "guard-jwt",
+  "guard-rate-limit",
   "guard-wallet-keys",
   "host-libp2p",
   "observer-logger",
