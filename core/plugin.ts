@@ -87,6 +87,7 @@ export const BUILT_IN: readonly string[] = [
   "guard-api-keys",
   "guard-jwt",
   "guard-rate-limit",
+  "guard-trust",
   "guard-wallet-keys",
   "host-libp2p",
   "observer-logger",

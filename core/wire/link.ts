@@ -113,7 +113,7 @@ export function attach(
       return !heard && quiet >= SUSPECT_AFTER;
     },
     get spent() {
-      return attached.suspect || ends.leaving() || admission.parting !== undefined;
+      return attached.suspect || ends.leaving() || admission.parting?.code === "refused";
     },
     forward: (other, message) => void forwards.set(other, message),
     tick(late) {

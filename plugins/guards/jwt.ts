@@ -49,10 +49,16 @@ const schema = z
     // Else it would not be clear where the issuer ends in a client's name.
     issuer: z.string().regex(/^[^#\s]+$/, "must be what tokens have in `iss`, such as https://id.example/realms/main"),
     audience: z.union([
-      z.string().min(1).transform((one) => [one]),
+      z
+        .string()
+        .min(1)
+        .transform((one) => [one]),
       z.array(z.string().min(1)).min(1, "must name at least one"),
     ]),
-    name: z.string().regex(/^[A-Za-z0-9][\w.-]*$/, "must consist of letters, digits, dots and dashes").optional(),
+    name: z
+      .string()
+      .regex(/^[A-Za-z0-9][\w.-]*$/, "must consist of letters, digits, dots and dashes")
+      .optional(),
     jwks: z
       .union([
         z.url({ protocol: /^https?$/, error: "must be a URL or a JSON Web Key Set" }),
@@ -60,7 +66,10 @@ const schema = z
       ])
       .optional(),
     secret: z.string().min(32, "must have at least 32 characters").optional(),
-    algorithms: z.array(z.enum([...PUBLIC, ...SHARED])).min(1, "must name at least one").optional(),
+    algorithms: z
+      .array(z.enum([...PUBLIC, ...SHARED]))
+      .min(1, "must name at least one")
+      .optional(),
     skew: z.number().int().nonnegative().default(60_000),
     scopes: z.strictObject({ call: texts, read: texts, admin: texts }).default({}),
     client: z.string().min(1).default("sub"),
@@ -73,14 +82,20 @@ const schema = z
       path: ["secret"],
       error: "leave it out, or `jwks`: tokens are signed with one or the other",
     }),
-    z.refine(({ algorithms = [], secret }) => algorithms.every((each) => SHARED.includes(each) === (secret !== undefined)), {
-      path: ["algorithms"],
-      error: "HS… is for tokens with a `secret`, and for those alone",
-    }),
-    z.refine(({ issuer, jwks, secret }) => jwks ?? secret ?? z.url({ protocol: /^https?$/ }).safeParse(issuer).success, {
-      path: ["jwks"],
-      error: "must say where the keys are: the issuer is no URL",
-    }),
+    z.refine(
+      ({ algorithms = [], secret }) => algorithms.every((each) => SHARED.includes(each) === (secret !== undefined)),
+      {
+        path: ["algorithms"],
+        error: "HS… is for tokens with a `secret`, and for those alone",
+      },
+    ),
+    z.refine(
+      ({ issuer, jwks, secret }) => jwks ?? secret ?? z.url({ protocol: /^https?$/ }).safeParse(issuer).success,
+      {
+        path: ["jwks"],
+        error: "must say where the keys are: the issuer is no URL",
+      },
+    ),
   );
 
 interface Known {
@@ -155,10 +170,10 @@ export function jwt(options: JwtOptions): Plugin {
         const digest = text === undefined ? "" : sha256(text);
         const found = known.get(digest);
         if (found) return enter(origin, scope, found);
-        if (text !== undefined && isOwn(text))
-          return check(text, digest).then((fresh) => enter(origin, scope, fresh));
+        if (text !== undefined && isOwn(text)) return check(text, digest).then((fresh) => enter(origin, scope, fresh));
         if (origin.client !== undefined || (text !== undefined && isForAnother(node, text))) return;
-        if (text !== undefined && claimsOf(text)) throw refused("is not of an issuer, or not for an audience, that this node takes");
+        if (text !== undefined && claimsOf(text))
+          throw refused("is not of an issuer, or not for an audience, that this node takes");
         throw new AimoError(
           "UNAUTHORIZED",
           'This node wants a token of its identity provider: send it in the header "Authorization: Bearer <token>".',
