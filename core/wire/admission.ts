@@ -45,35 +45,31 @@ export function createAdmission(
     return single ? {} : greeting(hooks, peer);
   }
 
-  function settle(admitted: Awaitable<void>, then: () => void, refuse: (error: AimoError) => void): void {
-    if (admitted === undefined) return then();
-    admitted.then(then, (cause: unknown) => refuse(AimoError.from(cause)));
-  }
-
-  function asked(head: Head<typeof Type.HELLO>): Awaitable<void> {
+  /** True while they have not said. */
+  function judge(head: Head<typeof Type.HELLO>, then: () => unknown, refuse: (error: AimoError) => void): boolean {
+    let admitted: Awaitable<void>;
     try {
-      return hooks.guard("peer:admit", peer, head);
+      admitted = hooks.guard("peer:admit", peer, head);
     } catch (cause) {
-      return Promise.reject(AimoError.from(cause));
+      refuse(AimoError.from(cause));
+      return false;
     }
+    if (admitted === undefined) then();
+    else admitted.then(then).catch((cause: unknown) => refuse(AimoError.from(cause)));
+    return admitted !== undefined;
   }
 
   return {
     said,
     ask(head) {
-      hello = head;
-      const admitted = asked(head);
-      if (admitted !== undefined) held = [];
-      settle(
-        admitted,
-        () => {
-          const late = held ?? [];
-          held = undefined;
-          ends.enter(head);
-          for (const message of late) ends.message(message);
-        },
-        ends.refuse,
-      );
+      hello = { ...head, instance: Uint8Array.from(head.instance) }; // not the buffer that it came in
+      const enter = (): void => {
+        const late = held ?? [];
+        held = undefined;
+        ends.enter(head);
+        for (const message of late) ends.message(message);
+      };
+      if (judge(head, enter, ends.refuse)) held = [];
     },
     hold(message) {
       if (held === undefined) return false;
@@ -87,11 +83,8 @@ export function createAdmission(
       const outdated = Buffer.compare(encode(greet()), encode(said)) !== 0;
       // Who has something else to say begins anew: a link is made again by whoever wants one.
       if (outdated) parting ??= { code: "closing", message: "this node has something else to say of itself" };
-      settle(
-        asked(hello),
-        () => undefined,
-        ({ message }) => void (parting = { code: "refused", message }),
-      );
+      const refuse = ({ message }: AimoError): void => void (parting = { code: "refused", message });
+      judge(hello, () => parting?.code === "refused" && (parting = undefined), refuse);
     },
     get parting() {
       return parting;

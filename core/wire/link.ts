@@ -8,6 +8,8 @@ import type { Session, WireKernel } from "./session.ts";
 
 /** ms (PROTOCOL §3) */
 const HELLO_WITHIN = 3_000;
+/** It is kept as long as the link. bytes */
+const MAX_HELLO = 16_384;
 export const TICK = 500;
 const PING_AFTER = 1_000;
 const SUSPECT_AFTER = 1_500;
@@ -187,6 +189,7 @@ export function attach(
     const { type, body: bytes } = message;
     if (session === undefined) {
       if (type !== Type.HELLO) throw malformed(`message ${type} before HELLO`);
+      if (bytes.length > MAX_HELLO) throw malformed(`a HELLO of ${bytes.length} bytes`);
       const head = decodeHead(Type.HELLO, bytes);
       if (head.peer !== peer) throw malformed("HELLO names another peer than the link");
       stopHello();
