@@ -110,6 +110,8 @@ export const BUILT_IN: readonly string[] = [
   "router-rules",
   "router-score",
   "router-sticky",
+  "store-postgres",
+  "store-redis",
   "translator-anthropic-to-openai",
   "translator-openai-to-anthropic",
   "transport-memory",
