@@ -90,6 +90,7 @@ export const BUILT_IN: readonly string[] = [
   "guard-jwt",
   "guard-rate-limit",
   "guard-overload",
+  "guard-trust",
   "guard-wallet-keys",
   "host-libp2p",
   "observer-logger",
