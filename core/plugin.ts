@@ -87,6 +87,7 @@ export const BUILT_IN: readonly string[] = [
   "guard-api-keys",
   "guard-wallet-keys",
   "host-libp2p",
+  "observer-ledger",
   "observer-logger",
   "observer-metrics",
   "observer-request-log",
