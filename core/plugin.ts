@@ -93,6 +93,7 @@ export const BUILT_IN: readonly string[] = [
   "guard-trust",
   "guard-wallet-keys",
   "host-libp2p",
+  "observer-ledger",
   "observer-logger",
   "observer-metrics",
   "observer-request-log",
