@@ -50,6 +50,8 @@ declare module "aimo" {
 /** A store as one plugin uses it: that which the config names, also after a reload, else one of the node's own. */
 export interface OpenStore {
   readonly now: Store;
+  /** The node's own, also where the config names another: for what no other node shares, and for when that is down. */
+  readonly own: Store;
   /** Does the config name one that other nodes may share? */
   readonly shared: boolean;
   close(): Promise<void>;
@@ -69,9 +71,13 @@ export async function openStore(node: AimoNode, user: string): Promise<OpenStore
   // Nodes that keep nothing pay nothing for it.
   const { openLocal } = await import("./_local.ts");
   let local: (Store & { close(): Promise<void> }) | undefined;
+  const own = (): Store => (local ??= openLocal(node));
   return {
     get now() {
-      return node.find("store") ?? (local ??= openLocal(node));
+      return node.find("store") ?? own();
+    },
+    get own() {
+      return own();
     },
     get shared() {
       return node.find("store") !== undefined;
