@@ -1,2 +1,2 @@
-export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";
+export { apiKeys, type ApiKey, type ApiKeysOptions, type KeyService } from "./api-keys.ts";
 export { walletKeys, type WalletKeysOptions, type WalletKeyService } from "./wallet-keys.ts";
