@@ -110,8 +110,9 @@ function peek(body: Uint8Array): { model?: string; stream?: boolean } {
 /** Everybody, where clients are not told apart. */
 async function seesAll({ find, admit }: AimoNode, origin: Origin): Promise<boolean> {
   if (find("auth") === undefined) return true;
+  const { client: _, allowance: __, ...anew } = origin; // a guard passes over a client that is known already
   try {
-    await admit({ ...origin }, "admin");
+    await admit(anew, "admin");
     return true;
   } catch {
     return false;

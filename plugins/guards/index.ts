@@ -1,3 +1,3 @@
-export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";
 export { jwt, type JwtOptions } from "./jwt.ts";
+export { apiKeys, type ApiKey, type ApiKeysOptions, type KeyService } from "./api-keys.ts";
 export { walletKeys, type WalletKeysOptions, type WalletKeyService } from "./wallet-keys.ts";

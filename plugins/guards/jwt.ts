@@ -7,6 +7,7 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
+import { hasScope } from "./_grant.ts";
 import { fetchKeys, type IssuerKeys } from "./_jwks.ts";
 import { isForAnother, sentKey } from "./_sent-key.ts";
 import { claimsOf, isFrom, refused, saidBy, verify } from "./_token.ts";
@@ -42,6 +43,8 @@ export interface JwtOptions {
 
 const PUBLIC = [..."RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519".split(" ")];
 const SHARED = ["HS256", "HS384", "HS512"];
+
+const SCOPES = ["call", "read", "admin"] as const;
 
 const texts = z.array(z.string().min(1)).min(1, "must name at least one").optional();
 const schema = z
@@ -102,7 +105,7 @@ type Given = z.output<typeof schema>;
 
 interface Known {
   readonly client: string;
-  readonly scopes: ReadonlySet<Scope>;
+  readonly scopes: readonly Scope[];
   readonly allowance: Allowance | undefined;
   /** Unix ms. */
   readonly until: number;
@@ -147,7 +150,7 @@ export function jwt(options: JwtOptions): Plugin {
 
   function enter(origin: Origin, scope: Scope, found: Known): void {
     checkTime(found);
-    if (!found.scopes.has(scope))
+    if (!hasScope(found, scope))
       throw new AimoError("FORBIDDEN", `The token lacks the scope "${scope}" (\`scopes\` of jwt).`);
     origin.client = found.client;
     if (found.allowance) origin.allowance = found.allowance;
@@ -214,12 +217,10 @@ function nameIn(claims: JWTPayload, claim: string): string {
   throw refused(`has no claim \`${claim}\` that names its client`);
 }
 
-function scopesIn(claims: JWTPayload, { call, read, admin }: Given["scopes"]): Set<Scope> {
+function scopesIn(claims: JWTPayload, { call, read = [], admin = [] }: Given["scopes"]): Scope[] {
   const said = saidBy(claims);
-  const has = (wanted: readonly string[] = []): boolean => wanted.some((each) => said.has(each));
-  if (has(admin)) return new Set(["call", "read", "admin"]);
-  if (call === undefined || has(call)) return new Set(["call", "read"]);
-  return new Set(has(read) ? ["read"] : []);
+  const wanted = { call, read, admin };
+  return SCOPES.filter((scope) => wanted[scope]?.some((each) => said.has(each)) ?? true);
 }
 
 function isPublic(value: unknown): boolean {
