@@ -5,9 +5,10 @@ import type { Allowance, Origin, Scope } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
+import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
-import { hasScope } from "./_grant.ts";
+import { allowanceOf, granted, hasScope } from "./_grant.ts";
 import { fetchKeys, type IssuerKeys } from "./_jwks.ts";
 import { isForAnother, sentKey } from "./_sent-key.ts";
 import { claimsOf, isFrom, refused, saidBy, verify } from "./_token.ts";
@@ -37,11 +38,14 @@ export interface JwtOptions {
   scopes?: { call?: string[]; read?: string[]; admin?: string[] };
   /** The claim that names the client, as `issuer#claim`, in limits, ledger and logs. Default "sub". */
   client?: string;
-  /** What the client may call, spend and so on, from the token's claims, which are proven. Default: all. */
-  allowance?: (claims: JWTPayload) => Allowance | undefined;
+  /**
+   * What the client may call, spend and so on, from the token's claims, which are proven; asked once for each token.
+   * Default: all.
+   */
+  allowance?: (claims: JWTPayload) => Awaitable<Allowance | undefined>;
 }
 
-const PUBLIC = [..."RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519".split(" ")];
+const PUBLIC = "RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519".split(" ");
 const SHARED = ["HS256", "HS384", "HS512"];
 
 const SCOPES = ["call", "read", "admin"] as const;
@@ -101,6 +105,8 @@ const schema = z
     ),
   );
 
+const allowed = granted.omit({ scopes: true, expires: true }).optional();
+
 type Given = z.output<typeof schema>;
 
 interface Known {
@@ -136,7 +142,7 @@ export function jwt(options: JwtOptions): Plugin {
     const fresh: Known = {
       client: `${issuer}#${nameIn(claims, client)}`,
       scopes: scopesIn(claims, given.scopes),
-      allowance: allowance?.(claims),
+      allowance: checked(await allowance?.(claims)),
       until: (claims.exp as number) * 1_000 + skew,
     };
     if (into.size >= KNOWN) into.delete(into.keys().next().value as string);
@@ -215,6 +221,14 @@ function nameIn(claims: JWTPayload, claim: string): string {
   const value = claims[claim];
   if (typeof value === "string" && /^[^\p{C}]{1,256}$/u.test(value)) return value;
   throw refused(`has no claim \`${claim}\` that names its client`);
+}
+
+/** Throws PLUGIN_FAILED: what is misspelt would bind nobody. */
+function checked(allowance: unknown): Allowance | undefined {
+  const { success, data } = allowed.safeParse(allowance);
+  if (!success)
+    throw new AimoError("PLUGIN_FAILED", "What `allowance` of jwt gives is no allowance.", { plugin: "guard-jwt" });
+  return data && allowanceOf(data);
 }
 
 function scopesIn(claims: JWTPayload, { call, read = [], admin = [] }: Given["scopes"]): Scope[] {

@@ -548,6 +548,13 @@ describe("a token", () => {
     expect(await ask("free")).toBe("FORBIDDEN");
   });
 
+  it("is not admitted where the config makes nothing of its claims that could bind it", async () => {
+    for (const wrong of [{ model: ["m"] }, { models: "m" }, null, "all"]) {
+      const { node, idp } = await start({ allowance: async () => wrong as never });
+      expect(await refusal(async () => admit(node, await idp.token()))).toMatchObject({ code: "PLUGIN_FAILED" });
+    }
+  });
+
   it("may neither name another model as a fallback, nor have one chosen for it", async () => {
     const idp = await issuer();
     const allowance = (): Allowance => ({ models: ["small"] });
