@@ -622,6 +622,35 @@ describe("a token", () => {
   });
 });
 
+describe("a reload", () => {
+  it("takes other terms in place, also for tokens that are known, and keeps keys whose server is down", async () => {
+    const idp = await issuer();
+    const plugins = (more: Partial<JwtOptions>): Plugin[] => [
+      jwt({ issuer: idp.url, audience: AUDIENCE, allowance: () => undefined, ...more }),
+    ];
+    await using node = await createNode({ plugins: plugins({}) });
+    const [old, other] = [await idp.token({ azp: "batch" }), await idp.token({ aud: "other" })];
+    expect((await admit(node, old)).client).toBe(`${idp.url}#alice`);
+    await idp.stop();
+    await node.reload({ plugins: plugins({ client: "azp", scopes: { read: ["x"] } }) });
+    expect((await admit(node, old)).client).toBe(`${idp.url}#batch`);
+    await node.reload({ plugins: plugins({ audience: "other" }) });
+    expect(await refusal(() => admit(node, old))).toMatchObject({ code: "UNAUTHORIZED" });
+    expect((await admit(node, other)).client).toBe(`${idp.url}#alice`);
+  });
+
+  it("with another place for the keys forgets those that were there", async () => {
+    const [one, two] = [await issuer(), await issuer()];
+    const plugins = (jwks: string): Plugin[] => [jwt({ issuer: one.url, audience: AUDIENCE, jwks })];
+    await using node = await createNode({ plugins: plugins(one.jwks) });
+    const key = await one.token();
+    await admit(node, key);
+    await node.reload({ plugins: plugins(two.jwks) });
+    expect(await refusal(() => admit(node, key))).toMatchObject({ code: "UNAUTHORIZED" });
+    await admit(node, await two.token({ iss: one.url }));
+  });
+});
+
 describe("its options", () => {
   const good = { issuer: "https://id.example", audience: AUDIENCE };
 
