@@ -67,7 +67,7 @@ interface Booked {
 
 /**
  * Counts in the store of the config, and what is the node's alone in the node. Windows are of a minute and begin with their
- * first request; rate-limiter-flexible, which keeps those of the node, goes by the clock of the machine, not the node's.
+ * first request; those of a shared store go by its clock, or where rate-limiter-flexible keeps them, by `Date.now`.
  */
 export function createMeter(open: OpenStore, runtime: Runtime): Meter {
   const places = createPlaces(runtime);
@@ -162,7 +162,7 @@ function standOf(
   { used, left }: Booked,
   refused: boolean,
 ): Stand {
-  return { kind, what, limit, refused, remaining: Math.max(0, limit - used), left: Math.max(1, left) };
+  return { kind, what, limit, refused, remaining: Math.max(0, limit - used), left: Math.max(1, Math.ceil(left)) };
 }
 
 function refusal({ kind, who }: Scope, { what, limit, left }: Stand): AimoError {

@@ -67,8 +67,7 @@ const BYTES_A_TOKEN = 4;
 
 /**
  * Limits calls and tokens a minute, and calls at a time: for each client, for each provider, and for the node. Counted in the
- * store of the config, which nodes may share, else in memory; its windows go by the clock of the machine. What was refused
- * counts nowhere.
+ * store of the config, which nodes may share and whose clock counts then, else in memory. What was refused counts nowhere.
  */
 export function rateLimit(options: RateLimitOptions = {}): Plugin {
   const given = checkOptions("guard-rate-limit", schema, options);
