@@ -34,7 +34,7 @@ export function fetchKeys(
   changed: () => void,
 ): IssuerKeys {
   const { runtime } = node;
-  let keys: ReturnType<typeof createLocalJWKSet> | undefined;
+  let keys: JWTVerifyGetKey = () => Promise.reject(new errors.JWKSNoMatchingKey());
   let text: string | undefined;
   let fetching: Promise<void> | undefined;
   let controller: AbortController | undefined;
@@ -46,8 +46,8 @@ export function fetchKeys(
     const told = await read(from, signal);
     if (told === text) return;
     keys = createLocalJWKSet(parse(from, told) as unknown as JSONWebKeySet);
+    if (text !== undefined) changed();
     text = told;
-    changed();
   }
 
   /** One at a time. Never rejects: `failed` tells. */
@@ -102,17 +102,16 @@ export function fetchKeys(
 
   return {
     async find(header, token) {
-      if (keys === undefined) await renewed();
       try {
-        return await keys!(header, token);
+        return await keys(header, token);
       } catch (error) {
         if (!(error instanceof errors.JWKSNoMatchingKey)) throw error;
         await renewed();
-        return keys!(header, token);
+        return keys(header, token);
       }
     },
     freshen() {
-      if (keys !== undefined && isDue(MAX_AGE)) void refresh();
+      if (isDue(MAX_AGE)) void refresh();
     },
     close() {
       const last = controller;

@@ -98,6 +98,8 @@ const schema = z
     ),
   );
 
+type Given = z.output<typeof schema>;
+
 interface Known {
   readonly client: string;
   readonly scopes: ReadonlySet<Scope>;
@@ -212,7 +214,7 @@ function nameIn(claims: JWTPayload, claim: string): string {
   throw refused(`has no claim \`${claim}\` that names its client`);
 }
 
-function scopesIn(claims: JWTPayload, { call, read, admin }: NonNullable<JwtOptions["scopes"]>): Set<Scope> {
+function scopesIn(claims: JWTPayload, { call, read, admin }: Given["scopes"]): Set<Scope> {
   const said = saidBy(claims);
   const has = (wanted: readonly string[] = []): boolean => wanted.some((each) => said.has(each));
   if (has(admin)) return new Set(["call", "read", "admin"]);

@@ -58,8 +58,9 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
       return true;
     },
     async renew(key, id, ms) {
+      const now = runtime.now();
       const taken = places.get(key);
-      if (taken?.has(id)) taken.set(id, runtime.now() + ms);
+      if ((taken?.get(id) ?? 0) > now) taken?.set(id, now + ms);
     },
     async release(key, id) {
       const taken = places.get(key);

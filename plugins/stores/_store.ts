@@ -36,7 +36,7 @@ export interface Store {
   count(key: string, points: number, seconds: number): Promise<Count>;
   /** Takes one of `most` places under `key`, for `ms`; false when all are taken, by others than `id`. Atomic. */
   lease(key: string, id: string, most: number, ms: number): Promise<boolean>;
-  /** Keeps it for `ms` from now. */
+  /** Keeps it for `ms` from now, unless it has ended. */
   renew(key: string, id: string, ms: number): Promise<void>;
   release(key: string, id: string): Promise<void>;
 }

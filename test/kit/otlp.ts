@@ -16,6 +16,7 @@ import {
   type Tracer,
 } from "@opentelemetry/api";
 import { onTestFinished } from "vitest";
+import type { Cleanup } from "./clean.ts";
 
 /** A span as OTLP's JSON form has it. */
 export interface OtlpSpan {
@@ -67,8 +68,8 @@ const w3c: TextMapPropagator = {
   },
 };
 
-/** Takes OTLP over HTTP in its JSON form. Gone with the test. */
-export async function receiveSpans(): Promise<Receiver> {
+/** Takes OTLP over HTTP in its JSON form. Gone with the test, or by `cleanup`. */
+export async function receiveSpans(cleanup: Cleanup = onTestFinished): Promise<Receiver> {
   const spans: OtlpSpan[] = [];
   let text = "";
   let wake = (): void => undefined;
@@ -85,7 +86,7 @@ export async function receiveSpans(): Promise<Receiver> {
     wake();
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
-  onTestFinished(() => void server.close());
+  cleanup(() => void server.close());
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/traces`,
     spans,
