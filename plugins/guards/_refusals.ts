@@ -1,5 +1,5 @@
 import type { AimoNode } from "../../core/node.ts";
-import { PRIORITIES, type Places, type Priority } from "./_places.ts";
+import { PRIORITIES, type Places, type Priority } from "./_queue.ts";
 
 export type Reason = "queue" | "wait" | "late" | "lag" | "memory";
 

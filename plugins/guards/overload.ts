@@ -4,7 +4,7 @@ import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { createPlaces, SHARES, type Places, type Priority, type Room } from "./_places.ts";
+import { createPlaces, SHARES, type Places, type Priority, type Room } from "./_queue.ts";
 import { watchPressure, type Pressure } from "./_pressure.ts";
 import { createRefusals, type Reason, type Refusals } from "./_refusals.ts";
 
