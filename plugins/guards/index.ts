@@ -1,5 +1,5 @@
 export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";
-export { overload, type OverloadOptions } from "./overload.ts";
 export { jwt, type JwtOptions } from "./jwt.ts";
+export { overload, type OverloadOptions } from "./overload.ts";
 export { rateLimit, type RateLimitOptions } from "./rate-limit.ts";
 export { walletKeys, type WalletKeysOptions, type WalletKeyService } from "./wallet-keys.ts";
