@@ -3,11 +3,11 @@ import { getHeapStatistics } from "node:v8";
 import type { Runtime } from "../../core/runtime.ts";
 
 /** How often the loop is looked at. ms */
-const EVERY = 10;
+const EVERY = 5;
 /** A pause of the garbage collector is no overload: the loop must have been late twice within this. ms */
 const TWICE_WITHIN = 1_000;
 /** How often the memory is looked at, in looks at the loop. */
-const RARELY = 25;
+const RARELY = 50;
 
 /** What Node tells of each connection to any server of the process. */
 const CONNECTION = "net.server.socket";
@@ -68,7 +68,7 @@ export function watchPressure(runtime: Runtime): Pressure {
     get lag() {
       const now = runtime.now();
       const late = [now - due, last, worst].toSorted((a, b) => a - b)[1] as number;
-      return Math.max(late, now - (crowdedAt ?? now));
+      return Math.max(late, (now - (crowdedAt ?? now)) / 2); // half of it is what one of them has waited
     },
     get memory() {
       return memory;
