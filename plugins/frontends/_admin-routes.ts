@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { AimoError } from "../../core/error.ts";
 import type { Call } from "../../core/call.ts";
 import type { Headers } from "../../core/frame.ts";
 import { listPlugins } from "../../core/listing.ts";
@@ -7,6 +8,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Decision } from "../../core/route.ts";
 import { ownPackage } from "../../core/package.ts";
+import type { TrustService } from "../guards/trust.ts";
 import { forwarded } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
 
@@ -156,4 +158,23 @@ export function decide(node: AimoNode, body: Uint8Array): object {
     { kind: "local", via: "admin", headers },
   );
   return { ...decision, ...(error && error.toJSON()) };
+}
+
+export function showInvites(node: AimoNode): object {
+  return { data: [...trustOf(node).invited] };
+}
+
+const revocation = z.strictObject({ which: z.string().min(1) });
+
+/** What `POST /invites/revoke` asks. Throws INVALID_MESSAGE_FORMAT. */
+export async function revokeInvite(node: AimoNode, body: Uint8Array): Promise<object> {
+  return { id: await trustOf(node).revoke(parse(body, revocation).which) };
+}
+
+function trustOf(node: AimoNode): TrustService {
+  const trust = node.find("trust");
+  if (trust) return trust;
+  throw new AimoError("INVALID_MESSAGE_FORMAT", "This node has no trust(), so that nobody is invited.", {
+    status: 404,
+  });
 }
