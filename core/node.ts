@@ -115,7 +115,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   };
   const sessions = createSessions(
     wire,
-    () => Math.min(1, pipeline.size / settings.limits.calls),
+    () => find("load")?.() ?? Math.min(1, pipeline.size / settings.limits.calls),
     () => parts("transport"),
   );
   let reloading: Promise<unknown> | undefined;
