@@ -6,6 +6,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type Handler, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { http, openaiApi, type OpenaiApiOptions } from "../../../plugins/frontends/index.ts";
 import { openai } from "../../../plugins/providers/index.ts";
+import { REPLY } from "../../kit/canary.ts";
 import { post, readStream, streaming } from "../../kit/client.ts";
 import { ends, failing, provider, silent } from "../../kit/local.ts";
 import { ASKS, beginning, strip, take } from "../../kit/resuming.ts";
@@ -86,7 +87,7 @@ describe("an answer whose provider fails in the middle of its text", () => {
     const second = speaker([ROLE, event({ content: "ld" }), FINISH, event({}, { choices: [], usage }), DONE]);
     const stage = await start([first.handle, second.handle], { continue: "prefill" });
     const got = await stage.ask({ temperature: 0.5, "x-unknown": [1] }).got();
-    const said = { id: "chatcmpl-1", object: "chat.completion.chunk", created: 1, model: "test-model", choices: [] };
+    const said = { id: `chatcmpl-${REPLY}`, object: "chat.completion.chunk", created: 1, model: "test-model", choices: [] };
     const continued = { from: stage.target(0), to: stage.target(1), after: 10 };
     expect(got.body).toBe(
       [
