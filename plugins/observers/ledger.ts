@@ -12,19 +12,14 @@ import { createBooking, type Booking } from "./_ledger-booking.ts";
 import { createBudgets, type Budgets } from "./_ledger-budget.ts";
 import { memoryJournal, openJournal, type Journal } from "./_ledger-journal.ts";
 import { createMount } from "./_ledger-route.ts";
-import { pageOf, rangeOf, usageOf, type RowsQuery, type UsageList, type UsageQuery } from "./_ledger-query.ts";
+import { pageOf, rangeOf, usageOf, type Ledger } from "./_ledger-query.ts";
 import { rowOf, type Row, type Tried } from "./_ledger-row.ts";
+
+export type { Ledger } from "./_ledger-query.ts";
 
 export interface LedgerOptions {
   /** Days after which rows go. A budget that is for `ever` counts those that are there. Default 400. */
   keep?: number;
-}
-
-/** What was used, by whom, and what it cost. */
-export interface Ledger {
-  usage(query: UsageQuery): Promise<UsageList>;
-  /** Rows by time, a page of them; `next` is for the query's `after`. */
-  rows(query: RowsQuery): Promise<{ readonly data: readonly Row[]; readonly next: string | null }>;
 }
 
 declare module "aimo" {
