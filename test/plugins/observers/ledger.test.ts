@@ -19,12 +19,12 @@ import { readReceipt } from "../../../core/wire/receipt.ts";
 import { aimoApi, http } from "../../../plugins/frontends/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
 import { ledger, type Ledger } from "../../../plugins/observers/index.ts";
-import { demo, openai } from "../../../plugins/providers/index.ts";
+import { openai } from "../../../plugins/providers/index.ts";
 import { first } from "../../../plugins/routers/index.ts";
 import { memory } from "../../../plugins/transports/index.ts";
-import { failing, provider, silent, whole } from "../../kit/local.ts";
+import { failing, whole } from "../../kit/local.ts";
 import { connect, pass, quiet, wiredNode } from "../../kit/pair.ts";
-import { createUpstream, events, hang, raw } from "../../kit/upstream.ts";
+import { createUpstream, events, hang } from "../../kit/upstream.ts";
 import { chat, collect, origin } from "../../suites/index.ts";
 
 type Row = Awaited<ReturnType<Ledger["rows"]>>["data"][number];
