@@ -43,6 +43,8 @@ export interface NodeServices {
   auth: true;
   /** Where `node.log` writes; without it warnings and errors go to stderr. */
   log: (level: LogLevel, message: string, fields: LogFields) => void;
+  /** How full the node says it is in its advert, 0 idle … 1 full; must not throw. Without it open calls of `limits.calls`. */
+  load: () => number;
 }
 export type ServiceName = keyof NodeServices & string;
 
@@ -85,6 +87,10 @@ export const BUILT_IN: readonly string[] = [
   "frontend-websocket-api",
   "frontend-openapi",
   "guard-api-keys",
+  "guard-jwt",
+  "guard-rate-limit",
+  "guard-overload",
+  "guard-trust",
   "guard-wallet-keys",
   "host-libp2p",
   "observer-ledger",
@@ -108,6 +114,8 @@ export const BUILT_IN: readonly string[] = [
   "router-rules",
   "router-score",
   "router-sticky",
+  "store-postgres",
+  "store-redis",
   "translator-anthropic-to-openai",
   "translator-openai-to-anthropic",
   "transport-memory",

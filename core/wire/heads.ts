@@ -98,6 +98,8 @@ const HEADS = {
     signature: bytes.optional(),
     path: z.array(z.string()).max(3).optional(),
     gone: z.array(z.string()).optional(),
+    /** Why the receiver's own advert does not count here. */
+    refused: z.string().optional(),
   }),
   [Type.BYE]: z.looseObject({ code: z.string(), message: z.string() }),
 };
@@ -173,6 +175,7 @@ export function toError({ code: word, message, retryable, retryAfterMs, data }: 
   const { status, param } = data ?? {};
   return new AimoError(code, message.slice(0, 1_000), {
     retryable,
+    told: true,
     detail: word,
     ...(status !== undefined && { status }),
     ...(param !== undefined && { param }),

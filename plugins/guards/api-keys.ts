@@ -1,7 +1,7 @@
 import { createHash, timingSafeEqual } from "node:crypto";
 import { z } from "zod";
 import { AimoError, checkOptions, type AimoNode, type Plugin } from "../../core/index.ts";
-import { sentKey } from "./_sent-key.ts";
+import { isForAnother, sentKey } from "./_sent-key.ts";
 
 export interface ApiKeysOptions {
   /** What clients may send: printable ASCII without spaces, each at least 8 characters; at least one key. */
@@ -40,6 +40,10 @@ export function apiKeys(options: ApiKeysOptions): Plugin {
     options: { keys: labels(false), admin: labels(true) },
     provides: ["auth"],
     hooks: {
+      "auth:claim"(key, claim) {
+        if (find(known, key)) claim();
+        return undefined;
+      },
       "client:admit"(origin, scope) {
         if (origin.kind !== "client") return;
         const key = sentKey(origin.headers);
@@ -49,7 +53,7 @@ export function apiKeys(options: ApiKeysOptions): Plugin {
             'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const match = find(known, key);
-        if (match === undefined && node.find("walletKeys")?.owns(key)) return; // that guard comes after this one
+        if (match === undefined && isForAnother(node, key)) return;
         if (match === undefined) throw new AimoError("UNAUTHORIZED", "The API key is not one that this node knows.");
         if (scope === "admin" && !match.admin)
           throw new AimoError("FORBIDDEN", "This API key may not administer the node (`admin` of apiKeys).");

@@ -5,7 +5,7 @@ import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
 import { multiaddr } from "@multiformats/multiaddr";
-import { createLibp2p, type Libp2p } from "libp2p";
+import { createLibp2p, type Libp2p, type Libp2pOptions as HostOptions } from "libp2p";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Libp2pOptions } from "./libp2p.ts";
@@ -14,10 +14,15 @@ import { muxer } from "./_muxer.ts";
 /** ms. The first try again is at once, then 250 ms doubling, with jitter, up to this: a node that is back is found within 5 s. */
 const REDIAL_MAX = 3_000;
 const REDIAL_FIRST = 250;
+/** A connection that ends sooner is no success: who refuses this node hangs up at once. ms */
+const BRIEF = 1_000;
 /** After so long without a connection a peer is forgotten. ms */
 const FORGET = 30_000;
 /** ms that changes of the protocols are collected before peers are told. */
 const PUSH = 50;
+
+/** What the host tells its figures to: the type by way of libp2p, or the declarations of the package would hold that of another. */
+export type HostMetrics = ReturnType<NonNullable<HostOptions["metrics"]>>;
 
 /** The host as transports get it. A service of their own they make of `services.inside.components`, start and stop. */
 export type Host = Libp2p<{ identify: Identify; identifyPush: IdentifyPush; inside: { components: Components } }>;
@@ -29,9 +34,11 @@ interface Components {
 export function createHost(
   node: AimoNode,
   { listen: addresses, announce, encrypt, maxConnections }: Required<Libp2pOptions>,
+  metrics: HostMetrics,
 ): Promise<Host> {
   return createLibp2p({
     start: false,
+    metrics: () => metrics,
     privateKey: privateKeyFromRaw(node.identity.privateKey()),
     addresses: { listen: addresses, announce },
     transports: [tcp()],
@@ -114,6 +121,7 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
   const controller = new AbortController();
   let peer: string | undefined;
   let delay = 0;
+  let since = 0;
   let failed = false;
   let cancel: () => void = () => undefined;
 
@@ -126,7 +134,7 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
       const late = AbortSignal.timeout(node.config.timeouts.connect);
       const connection = await host.dial(multiaddr(to), { signal: AbortSignal.any([controller.signal, late]) });
       peer = connection.remotePeer.toString();
-      delay = 0;
+      since = runtime.now();
       if (failed) log("info", "joined again", { address: to });
       failed = false;
       if (connection.status !== "open") again();
@@ -143,6 +151,7 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
   const left = (event: CustomEvent<{ toString(): string }>): void => {
     if (event.detail.toString() === peer && !controller.signal.aborted) {
       peer = undefined;
+      if (runtime.now() - since > BRIEF) delay = 0;
       again();
     }
   };

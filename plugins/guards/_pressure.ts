@@ -1,0 +1,59 @@
+import { getHeapStatistics } from "node:v8";
+import type { Runtime } from "../../core/runtime.ts";
+
+/** How often the loop is looked at. ms */
+const EVERY = 10;
+/** A pause of the garbage collector is no overload: the loop must have been late twice within this. ms */
+const TWICE_WITHIN = 1_000;
+/** How often the memory is looked at, in looks at the loop. */
+const RARELY = 25;
+
+/** How hard this process is pressed. */
+export interface Pressure {
+  /** By how much the event loop is late, this very turn included. ms */
+  readonly lag: number;
+  /** Of the heap's limit, or of what its container may use, whichever is nearer. 0 … 1 */
+  readonly memory: number;
+  stop(): void;
+}
+
+export function watchPressure(runtime: Runtime): Pressure {
+  let due = runtime.now() + EVERY;
+  /** By how much the last look was late, and the worst one before it. ms */
+  let last = 0;
+  let worst = 0;
+  let worstAt = 0;
+  let memory = memoryUsed();
+  let looks = 0;
+  let stop = runtime.setTimeout(EVERY, look);
+
+  function look(): void {
+    const now = runtime.now();
+    if (last >= worst || now - worstAt > TWICE_WITHIN) {
+      worst = last;
+      worstAt = now;
+    }
+    last = now - due;
+    if (++looks % RARELY === 0) memory = memoryUsed();
+    due = now + EVERY;
+    stop = runtime.setTimeout(EVERY, look);
+  }
+
+  return {
+    // The middle one: it is late if at least two of them are. What a turn has lasted already counts, so that a turn that
+    // finds a thousand requests waiting does not take them all.
+    get lag() {
+      return [runtime.now() - due, last, worst].toSorted((a, b) => a - b)[1] as number;
+    },
+    get memory() {
+      return memory;
+    },
+    stop: () => stop(),
+  };
+}
+
+function memoryUsed(): number {
+  const { used_heap_size: used, heap_size_limit: limit } = getHeapStatistics();
+  const container = process.constrainedMemory();
+  return Math.max(used / limit, container > 0 ? process.memoryUsage.rss() / container : 0);
+}
