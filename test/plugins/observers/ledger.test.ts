@@ -21,9 +21,12 @@ import { apiKeys } from "../../../plugins/guards/index.ts";
 import { ledger, type Ledger } from "../../../plugins/observers/index.ts";
 import { openai } from "../../../plugins/providers/index.ts";
 import { first } from "../../../plugins/routers/index.ts";
+import { postgres, redis } from "../../../plugins/stores/index.ts";
 import { memory } from "../../../plugins/transports/index.ts";
 import { failing, whole } from "../../kit/local.ts";
 import { connect, pass, quiet, wiredNode } from "../../kit/pair.ts";
+import { missingPostgres, startPostgres } from "../../kit/postgres.ts";
+import { missingRedis, startRedis } from "../../kit/redis.ts";
 import { createUpstream, events, hang } from "../../kit/upstream.ts";
 import { chat, collect, origin } from "../../suites/index.ts";
 
@@ -662,4 +665,69 @@ describe("rows", () => {
     expect(seen).toHaveLength(1_100);
     expect(new Set(seen).size).toBe(1_100);
   });
+});
+
+const noPostgres = missingPostgres();
+
+describe.skipIf(noPostgres !== undefined)("with postgres()", () => {
+  const cost = priced("p", telling({ promptTokens: 1, completionTokens: 1, cost: 0.1 }));
+  const from = origin({ client: "ann", allowance: { budget: { usd: 0.35, per: "day" } } });
+  const large = origin({ client: "ann", allowance: { budget: { usd: 5, per: "day" } } });
+  const ask = async (node: AimoNode, who = origin()) =>
+    (await collect(node, chat("m", { stream: true }), { origin: who })).outcome;
+
+  it("a budget binds a client at all nodes that share the database", async () => {
+    const { url } = await startPostgres();
+    const nodes = await Promise.all([1, 2].map(() => start([postgres({ url }), cost])));
+    const [a, b] = nodes as [AimoNode, AimoNode];
+    expect((await ask(b, large)).status).toBe("ok");
+    for (let i = 0; i < 50; i++) expect((await ask(a, large)).status).toBe("ok");
+    expect((await ask(a, large)).error?.code).toBe("BUDGET_EXCEEDED");
+    // The other reads again what was spent, each second at most: before it could have spent as much itself.
+    await expect.poll(async () => (await ask(b, large)).error?.code, { timeout: 10_000 }).toBe("BUDGET_EXCEEDED");
+    const { total } = await b.use("ledger").usage({ by: "client" });
+    expect(total[0]?.calls).toBeLessThan(100);
+    expect((await rowsOf(a)).map(({ node }) => node)).toEqual(expect.arrayContaining([a.id, b.id]));
+  });
+
+  it("whenDown open, calls go on while it does not answer, and what waits is booked once when it does", async () => {
+    const { url, pause, resume } = await startPostgres();
+    const dataDir = folder();
+    const node = await start([postgres({ url }), cost], { dataDir });
+    await ask(node);
+    expect(await rowsOf(node)).toHaveLength(1);
+    pause();
+    for (let i = 0; i < 20; i++) expect((await ask(node)).status).toBe("ok");
+    await expect(rowsOf(node)).rejects.toMatchObject({ code: "OVERLOADED" });
+    for (let i = 0; i < 20; i++) expect((await ask(node, from)).status).toBe(i < 4 ? "ok" : "error");
+    expect(readdirSync(join(dataDir, "ledger")).length).toBeGreaterThan(0);
+    resume();
+    await expect.poll(() => rowsOf(node).catch(() => []), { timeout: 20_000 }).toHaveLength(25);
+    expect(readdirSync(join(dataDir, "ledger"))).toEqual([]);
+  });
+
+  it("whenDown closed, calls are refused while it is down, and taken again when it is back", async () => {
+    const { url, kill, start: again } = await startPostgres();
+    const node = await start([postgres({ url, whenDown: "closed" }), cost], { dataDir: folder() });
+    await ask(node);
+    await rowsOf(node);
+    await kill();
+    await ask(node); // what it costs is found not to be bookable
+    await expect(rowsOf(node)).rejects.toMatchObject({ code: "OVERLOADED" });
+    expect((await ask(node)).error).toMatchObject({ code: "OVERLOADED", status: 503 });
+    await again();
+    await expect.poll(async () => (await ask(node)).status, { timeout: 20_000 }).toBe("ok");
+    expect(await rowsOf(node)).toHaveLength(3);
+  });
+});
+
+const noRedis = missingRedis();
+
+it.skipIf(noRedis !== undefined)("with redis(), which has no tables, is booked in the data dir", async () => {
+  const { url } = await startRedis();
+  const dataDir = folder();
+  const node = await start([redis({ url }), priced("p", telling())], { dataDir });
+  await collect(node, chat("m", { stream: true }));
+  expect(await rowsOf(node)).toHaveLength(1);
+  expect(existsSync(join(dataDir, "aimo.db"))).toBe(true);
 });
