@@ -1,4 +1,4 @@
-export { apiKeys, type ApiKeysOptions } from "./api-keys.ts";
+export { apiKeys, type ApiKey, type ApiKeysOptions, type KeyService } from "./api-keys.ts";
 export { jwt, type JwtOptions } from "./jwt.ts";
 export { rateLimit, type RateLimitOptions } from "./rate-limit.ts";
 export { overload, type OverloadOptions } from "./overload.ts";
