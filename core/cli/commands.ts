@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from "commander";
+import { InvalidArgumentError, Option, type Command } from "commander";
 import type { Asked } from "./ask.ts";
 import type { BenchOptions } from "./bench.ts";
 import type { ChatOptions } from "./chat.ts";
@@ -6,6 +6,7 @@ import type { DoctorOptions } from "./doctor.ts";
 import type { ConfigOptions } from "./effective.ts";
 import type { InviteFlags } from "./invite.ts";
 import type { RouteOptions } from "./route.ts";
+import type { UsageOptions } from "./usage.ts";
 
 const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
 /** Its commas belong to it. */
@@ -117,6 +118,24 @@ export function registerCommands(program: Command): void {
     .action(async (options: Partial<InviteFlags>) =>
       (await import("./invite.ts")).invite({ expires: 30 * 86_400_000, ...options }),
     );
+  asks(
+    program
+      .command("usage")
+      .description("Show what was used and what it cost, as the ledger of a running node has it."),
+  )
+    .addOption(
+      new Option("--by <what>", "model, client, provider or day")
+        .choices(["model", "client", "provider", "day"])
+        .default("model"),
+    )
+    .option("--since <time>", "a date, or how long ago: 30m, 24h, 7d, 4w", "7d")
+    .option("--until <time>", "the same (default: now)")
+    .option("--client <name>", "of this client alone")
+    .addOption(new Option("--csv", "for a spreadsheet").conflicts(["json", "export", "compare"]))
+    .addOption(new Option("--export", "each attempt as a JSON line, with its receipt").conflicts(["json", "compare"]))
+    .option("--compare <file>", "what another node has exported: show where the two ledgers do not agree")
+    .addHelpText("after", "\nExit codes: 0 done, 1 failed, or the ledgers do not agree, 2 wrong usage.")
+    .action(async (options: UsageOptions) => (await import("./usage.ts")).usage(options));
 
   node(
     about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails.")),
