@@ -258,6 +258,7 @@ describe("of a gateway and a provider's node with everything on", () => {
         .map(({ parentPath, name }) => join(parentPath, name)),
     );
     expect(files.filter((file) => file.endsWith("calls.jsonl"))).toHaveLength(3);
+    expect(files.filter((file) => file.endsWith("aimo.db"))).toHaveLength(3);
     const seen = Object.entries({
       spans: receiver.text,
       metrics: scraped.join("\n"),
@@ -294,7 +295,7 @@ it("a gateway of the forerunner's providers", async () => {
      timeouts: { firstChunk: 1_000 }`,
     { lines: LEAKY },
   );
-  let answer = (_: OldProvider["requests"][number], __: OldProvider): void => undefined;
+  let answer: (request: OldProvider["requests"][number], self: OldProvider) => void = () => undefined;
   await connectOldProvider(node.api, keys[0] as string, (request, self) => answer(request, self));
   const ask = (): Promise<Got> =>
     post(node.api, { ...BODY, model: `${alice.id}:m` }, { headers: { authorization: `Bearer ${keys[1]}` } }).got();
