@@ -10,9 +10,8 @@ import type { Target } from "../../core/parts.ts";
 import type { Decision } from "../../core/route.ts";
 import { ownPackage } from "../../core/package.ts";
 import { signReceipt } from "../../core/wire/receipt.ts";
-import { rowsQuery, usageQuery } from "../observers/_ledger-query.ts";
+import { rowsQuery, usageQuery, type Ledger } from "../observers/_ledger-query.ts";
 import type { Row } from "../observers/_ledger-row.ts";
-import type { Ledger } from "../observers/ledger.ts";
 import { forwarded } from "./_answer.ts";
 import { parse, parseQuery } from "./_exchange.ts";
 
@@ -143,8 +142,8 @@ export function showUsage(node: AimoNode, req: IncomingMessage): Promise<object>
 
 /** A page of what was booked. What the node itself has said it signs now. */
 export async function showRows(node: AimoNode, req: IncomingMessage): Promise<object> {
-  const { data, next } = await ledgerOf(node).rows(parseQuery(req, rowsQuery));
-  return { data: data.map((row) => signed(row, node)), next };
+  const page = await ledgerOf(node).rows(parseQuery(req, rowsQuery));
+  return { ...page, data: page.data.map((row) => signed(row, node)) };
 }
 
 function ledgerOf(node: AimoNode): Ledger {

@@ -64,6 +64,22 @@ export interface UsageList {
   readonly total: readonly Usage[];
 }
 
+/** Rows by time. */
+export interface Page {
+  readonly data: readonly Row[];
+  /** For the query's `after`, where there may be more. */
+  readonly next: string | null;
+  /** Unix ms */
+  readonly since: number;
+  readonly until: number;
+}
+
+/** What was used, by whom, and what it cost. */
+export interface Ledger {
+  usage(query: UsageQuery): Promise<UsageList>;
+  rows(query: RowsQuery): Promise<Page>;
+}
+
 /** Rows of one answer. */
 const PAGE = 500;
 
@@ -130,14 +146,16 @@ function toUsage({ costNano, overNano, ...sum }: Sum): Usage {
   return { ...sum, cost: costNano / NANO, over: overNano / NANO };
 }
 
-/** `next` is for `after`, where there may be more. */
-export async function pageOf(
-  database: Database,
-  query: RowsQuery,
-  now: number,
-): Promise<{ data: Row[]; next: string | null }> {
+export async function pageOf(database: Database, query: RowsQuery, now: number): Promise<Page> {
   const [at = "0", id = ""] = query.after?.split("-") ?? [];
-  const data = await rowsOf(database, rangeOf(query, now), { at: Number(at), id }, PAGE);
+  const range = rangeOf(query, now);
+  const data = await rowsOf(database, range, { at: Number(at), id }, PAGE);
   const last = data.at(-1);
-  return { data, next: last !== undefined && data.length === PAGE ? `${last.startedAt}-${last.id}` : null };
+  const { since, until } = range;
+  return {
+    data,
+    since,
+    until,
+    next: last !== undefined && data.length === PAGE ? `${last.startedAt}-${last.id}` : null,
+  };
 }

@@ -7,9 +7,8 @@ import { parseQuery } from "../frontends/_exchange.ts";
 import { seesAll } from "../frontends/_sees-all.ts";
 import type { Exchange, HttpService } from "../frontends/http.ts";
 import type { Budgets } from "./_ledger-budget.ts";
-import { usageQuery } from "./_ledger-query.ts";
+import { usageQuery, type Ledger } from "./_ledger-query.ts";
 import { clientOf } from "./_ledger-row.ts";
-import type { Ledger } from "./ledger.ts";
 
 const count = z.number().int();
 const usd = z.number().describe("US$");

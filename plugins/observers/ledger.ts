@@ -6,25 +6,20 @@ import { checkOptions } from "../../core/config.ts";
 import { AimoError, whereOf } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { openStore, type OpenStore, type Store } from "../stores/_store.ts";
+import { openStore, type OpenStore } from "../stores/_store.ts";
 import { spentBy } from "./_ledger-book.ts";
 import { createBooking, type Booking } from "./_ledger-booking.ts";
 import { createBudgets, type Budgets } from "./_ledger-budget.ts";
 import { memoryJournal, openJournal, type Journal } from "./_ledger-journal.ts";
 import { createMount } from "./_ledger-route.ts";
-import { pageOf, rangeOf, usageOf, type RowsQuery, type UsageList, type UsageQuery } from "./_ledger-query.ts";
+import { pageOf, rangeOf, usageOf, type Ledger } from "./_ledger-query.ts";
 import { rowOf, type Row, type Tried } from "./_ledger-row.ts";
+
+export type { Ledger } from "./_ledger-query.ts";
 
 export interface LedgerOptions {
   /** Days after which rows go. A budget that is for `ever` counts those that are there. Default 400. */
   keep?: number;
-}
-
-/** What was used, by whom, and what it cost. */
-export interface Ledger {
-  usage(query: UsageQuery): Promise<UsageList>;
-  /** Rows by time, a page of them; `next` is for the query's `after`. */
-  rows(query: RowsQuery): Promise<{ readonly data: readonly Row[]; readonly next: string | null }>;
 }
 
 declare module "aimo" {
@@ -49,8 +44,6 @@ export function ledger(options: LedgerOptions = {}): Plugin {
   let entries = new WeakMap<Attempt, Entry>();
   let node: AimoNode;
   let store: OpenStore;
-  let openLocal: (node: AimoNode) => Store & { close(): Promise<void> };
-  let local: ReturnType<typeof openLocal> | undefined;
   let journal: Journal;
   let booking: Booking;
   let budgets: Budgets;
@@ -60,7 +53,7 @@ export function ledger(options: LedgerOptions = {}): Plugin {
 
   /** Redis has no tables: what is booked lies on the node then. */
   function database(): Database {
-    return store.now.database ?? ((local ??= openLocal(node)).database as Database);
+    return store.now.database ?? (store.own.database as Database);
   }
 
   /** What of an attempt is new since it was booked last. What a client may have seen the end of is on the disk when this returns. */
@@ -127,7 +120,6 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       node = face;
       entries = new WeakMap();
       store = await openStore(node, "observer-ledger");
-      ({ openLocal } = await import("../stores/_local.ts"));
       const { dataDir } = node.config;
       let n = 0;
       const name = (): string =>
@@ -144,7 +136,7 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       budgets = createBudgets(
         node,
         (client, since) => booking.ask((from) => spentBy(from, client, since)),
-        () => ({ shared: store.now.database !== undefined && store.shared, whenDown: store.now.whenDown }),
+        () => ({ shared: store.shared && store.now.database !== undefined, whenDown: store.now.whenDown }),
       );
       open = true;
       if (journal.size > 0) booking.schedule();
@@ -165,8 +157,6 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       open = false;
       mount = undefined;
       await booking.close();
-      await local?.close();
-      local = undefined;
       await store.close();
     },
   };
