@@ -100,7 +100,7 @@ export function overload(options: OverloadOptions = {}): Plugin {
       "call:end": (call, { status }) => places.leave(call, status === "ok"),
       "config:change"() {
         refusals.publish();
-        places.serve(); // `limits.calls` may be another
+        places.serve(); // there may be more of them
       },
     },
     setup(face) {
@@ -129,7 +129,6 @@ export function overload(options: OverloadOptions = {}): Plugin {
     },
     update({ options: next }) {
       settings = next as typeof given;
-      places.serve();
       return true;
     },
     close() {
