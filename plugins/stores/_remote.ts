@@ -24,7 +24,7 @@ export const remoteOptions = {
 
 /** ms between two probes, and when a client is to come back. */
 const AGAIN = 1_000;
-/** Probes without an answer after which connections are made anew: what was sent into a line that broke may never arrive. */
+/** What has no answer makes connections anew, but not each time: making one may take longer than an operation. */
 const PATIENCE = 5;
 
 export interface Remote {
@@ -57,6 +57,7 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
   let isTold = false;
   let isClosed = false;
   let unanswered = 0;
+  let over = new AbortController();
   let cancel = (): void => {};
 
   async function within<T>(operation: () => Promise<T>): Promise<T> {
@@ -69,20 +70,24 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
     }
   }
 
+  function blame(error: unknown): void {
+    if (error === late && unanswered++ % PATIENCE === 0) spec.reset();
+  }
+
   /** What keeps it from being used, if anything. */
   async function probe(): Promise<unknown> {
-    const over = new AbortController();
+    over = new AbortController();
     try {
       await within(() => spec.probe(over.signal));
     } catch (error) {
-      if (error === late && ++unanswered % PATIENCE === 0) spec.reset();
+      blame(error);
       return error;
     } finally {
       over.abort();
     }
-    isUp = true;
+    isUp = !isClosed;
     unanswered = 0;
-    if (isTold && !isClosed) node.log("info", `${where} can be used again.`);
+    if (isTold && isUp) node.log("info", `${where} can be used again.`);
     isTold = false;
     return undefined;
   }
@@ -104,14 +109,16 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
   function down(error: unknown): void {
     if (!isUp || isClosed) return;
     isUp = false;
-    if (error === late) spec.reset();
+    // The probe may find it well.
+    node.log("debug", `${where} failed (${reasonOf(error)}).`);
+    blame(error);
     void recover();
   }
 
   function away(cause?: unknown): AimoError {
     const detail = cause === undefined ? where : `${where}: ${reasonOf(cause)}`;
-    const data = { retryAfter: AGAIN, plugin, detail, cause };
-    return new AimoError("OVERLOADED", "What the nodes share cannot be reached now.", data);
+    const message = "What this node shares with others cannot be reached now. Try again shortly.";
+    return new AimoError("OVERLOADED", message, { retryAfter: AGAIN, detail, cause });
   }
 
   return {
@@ -139,6 +146,7 @@ export function openRemote(node: AimoNode, spec: RemoteSpec): Remote {
     close() {
       isClosed = true;
       isUp = false;
+      over.abort();
       cancel();
     },
   };

@@ -55,7 +55,8 @@ export function postgres(options: PostgresOptions): Plugin {
       const connections = new library.Pool({
         connectionString: url,
         connectionTimeoutMillis: CONNECT,
-        query_timeout: timeout,
+        // By then nobody waits any more: a connection that does not answer is closed.
+        query_timeout: 2 * timeout,
         idleTimeoutMillis: 60_000,
         keepAlive: true,
         stream: toSocket,
@@ -123,9 +124,11 @@ export function postgres(options: PostgresOptions): Plugin {
     },
     close() {
       remote?.close();
-      // What still runs gets its error; a server that is stopped would not let go of a connection.
       void pool?.end().catch(() => {});
-      reset();
+      // The server is told, but one that does not answer would not let go of a connection.
+      for (const socket of sockets)
+        if (socket.connecting) socket.destroy();
+        else socket.destroySoon();
     },
   };
 }

@@ -235,6 +235,43 @@ describe("tokens", () => {
     expect((await ask({}, BODY)).outcome.status).toBe("ok");
   });
 
+  it("are none for a provider that was not asked after all", async () => {
+    let refuses = true;
+    const refusing: Plugin = {
+      name: "guard-refusing",
+      hooks: {
+        "call:attempt": () => {
+          if (refuses) throw new AimoError("FORBIDDEN", "Not now.");
+        },
+      },
+    };
+    const { ask } = await stage({ client: OFF, provider: { tokens: 50 } }, [words(), refusing]);
+    expect((await ask({}, BODY)).outcome.error?.code).toBe("FORBIDDEN");
+    refuses = false;
+    expect((await ask({}, BODY)).outcome.status).toBe("ok");
+    expect((await ask({}, BODY)).outcome.error?.message).toContain("(provider.tokens");
+  });
+
+  it("that a call did not need are not given back to the minute after", async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const remaining: unknown[] = [];
+    const { ask, node, runtime } = await stage(tokens(1_000), [
+      provider("slow", async (request, reply) => {
+        if (request.body.length === BODY.body.length) await promise;
+        reply.send("{}", { usage: { promptTokens: 1, completionTokens: 0 } });
+      }),
+    ]);
+    node.hook("call:end", ({ headers }) => void remaining.push(headers["x-ratelimit-remaining-tokens"]));
+    const long = ask({}, BODY);
+    await runtime.advance(60_000);
+    const short = { body: Buffer.alloc(4) };
+    await ask({}, short);
+    resolve();
+    await long;
+    await ask({}, short);
+    expect(remaining).toEqual(["999", "900", "998"]);
+  });
+
   it("of prompts under way count, so that of many at once no more pass than fit", async () => {
     const { ask } = await stage(tokens(1_000), [words({ promptTokens: 100, completionTokens: 0 })]);
     const asked = await Promise.all(Array.from({ length: 100 }, () => ask({}, BODY)));
