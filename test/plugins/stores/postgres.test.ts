@@ -90,6 +90,22 @@ describe.skipIf(missing)("postgres", { timeout: 30_000 }, () => {
     expect(logs).toEqual([]);
   });
 
+  test("a statement for a plugin's own tables may take longer, and puts nobody else off when it takes too long", async () => {
+    const { store, logs } = await startWith(postgres({ url: server.url, timeout: 500 }));
+    const [long, longer] = [0.8, 60].map((s) => store.database?.prepare("SELECT pg_sleep(?) IS NULL AS slept").all(s));
+    expect(await long).toEqual([{ slept: false }]);
+    await expect(longer).rejects.toMatchObject({ code: "OVERLOADED" });
+    await expect
+      .poll(() =>
+        store.count("after", 1, 60).then(
+          () => true,
+          () => false,
+        ),
+      )
+      .toBe(true);
+    expect(logs).toEqual([]);
+  });
+
   test("a connection that the server ends is no more than one failure", async () => {
     const { client, url } = await freshDatabase("ended");
     const { store } = await startWith(postgres({ url, timeout: 9_000 }));
