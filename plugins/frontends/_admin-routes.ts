@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { AimoError } from "../../core/error.ts";
 import type { Call } from "../../core/call.ts";
 import type { Headers } from "../../core/frame.ts";
 import { listPlugins } from "../../core/listing.ts";
@@ -7,6 +8,9 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Decision } from "../../core/route.ts";
 import { ownPackage } from "../../core/package.ts";
+import { wished } from "../guards/_grant.ts";
+import { rotation } from "../guards/_keys-api.ts";
+import type { KeyService } from "../guards/api-keys.ts";
 import { forwarded } from "./_answer.ts";
 import { parse } from "./_exchange.ts";
 
@@ -156,4 +160,36 @@ export function decide(node: AimoNode, body: Uint8Array): object {
     { kind: "local", via: "admin", headers },
   );
   return { ...decision, ...(error && error.toJSON()) };
+}
+
+const BY = "aimo keys";
+const id = z.string().min(1);
+const toRotate = rotation.extend({ id });
+const toRevoke = z.strictObject({ id });
+
+export async function listKeys(node: AimoNode): Promise<object> {
+  return { data: await keysOf(node).list() };
+}
+
+/** Each throws INVALID_MESSAGE_FORMAT, also for a key that is not there. */
+export function makeKey(node: AimoNode, body: Uint8Array): Promise<object> {
+  return keysOf(node).create(parse(body, wished), BY);
+}
+
+export function rotateKey(node: AimoNode, body: Uint8Array): Promise<object> {
+  const { id: of, grace } = parse(body, toRotate);
+  return keysOf(node).rotate(of, grace);
+}
+
+export async function revokeKey(node: AimoNode, body: Uint8Array): Promise<object> {
+  const { id: of } = parse(body, toRevoke);
+  await keysOf(node).revoke(of);
+  return { id: of, deleted: true };
+}
+
+function keysOf(node: AimoNode): KeyService {
+  const keys = node.find("keys");
+  if (keys) return keys;
+  const message = 'This node has no keys to make: add `apiKeys()` from "aimo/guards" to its plugins.';
+  throw new AimoError("INVALID_MESSAGE_FORMAT", message, { status: 404 });
 }

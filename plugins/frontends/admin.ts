@@ -7,7 +7,19 @@ import type { Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { decide, showCalls, showConfig, showModels, showNode, showPeers, showPlugins } from "./_admin-routes.ts";
+import {
+  decide,
+  listKeys,
+  makeKey,
+  revokeKey,
+  rotateKey,
+  showCalls,
+  showConfig,
+  showModels,
+  showNode,
+  showPeers,
+  showPlugins,
+} from "./_admin-routes.ts";
 import { entryOf, isAlive, runFolder, socketIn } from "./_admin-socket.ts";
 import { readBody, send, sendError } from "./_exchange.ts";
 
@@ -33,6 +45,10 @@ export function admin(): Plugin {
     "GET /models": () => showModels(node),
     "GET /calls": () => showCalls(node),
     "POST /route": async (req) => decide(node, await readBody(req, MOST)),
+    "GET /keys": () => listKeys(node),
+    "POST /keys": async (req) => makeKey(node, await readBody(req, MOST)),
+    "POST /keys/rotate": async (req) => rotateKey(node, await readBody(req, MOST)),
+    "POST /keys/revoke": async (req) => revokeKey(node, await readBody(req, MOST)),
   };
 
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<void> {

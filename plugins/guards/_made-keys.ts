@@ -145,8 +145,10 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
   function keptOf(id: string): Kept {
     const found = keys.get(id)?.kept;
     if (found) return found;
-    const message = `There is no key ${JSON.stringify(id.slice(0, 100))} that could be changed.`;
-    throw new AimoError("INVALID_MESSAGE_FORMAT", message, { status: 404, param: "id" });
+    throw new AimoError("INVALID_MESSAGE_FORMAT", `There is no key ${JSON.stringify(id.slice(0, 100))}.`, {
+      status: 404,
+      param: "id",
+    });
   }
 
   await inTurn(look);

@@ -106,15 +106,22 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
   }
 
   const service: KeyService = {
-    create: (wish, by) => made.create(wish, by),
+    async create(wish, by) {
+      const key = await made.create(wish, by);
+      node.log("info", "a key was made", { id: key.id, by });
+      return key;
+    },
     list: async () => [...known.map(({ grant }) => shown(grant)), ...(await made.list())],
     async rotate(id, grace = 0) {
       checkMade(id);
-      return made.rotate(id, grace);
+      const key = await made.rotate(id, grace);
+      node.log("info", "a key was replaced by another", { id, grace });
+      return key;
     },
     async revoke(id) {
       checkMade(id);
       await made.revoke(id);
+      node.log("info", "a key was revoked", { id });
     },
     of(origin) {
       const grant = grantOf(admitted.get(origin) ?? "");
