@@ -1,9 +1,9 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { z } from "zod";
 import type { Allowance } from "../../core/call.ts";
 import { AimoError, checkOptions, type AimoNode, type Origin, type Plugin, type Scope } from "../../core/index.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
-import { allowanceOf, granted, hasScope, type Grant, type Wish } from "./_grant.ts";
+import { allowanceOf, granted, hasScope, sha256, type Grant, type Wish } from "./_grant.ts";
 import { mountKeys } from "./_keys-api.ts";
 import { openMadeKeys, type MadeKeys, type NewKey, type ShownKey } from "./_made-keys.ts";
 import { sentKey } from "./_sent-key.ts";
@@ -93,7 +93,8 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
 
   /** Throws UNAUTHORIZED for one that has expired. */
   function grantOf(text: string): Grant | undefined {
-    const grant = find(known, text) ?? made.find(text);
+    const digest = sha256(text);
+    const grant = find(known, digest) ?? made.find(text, digest);
     if (grant?.expires !== undefined && grant.expires <= node.runtime.now())
       throw new AimoError("UNAUTHORIZED", `The API key has expired, on ${new Date(grant.expires).toISOString()}.`);
     return grant;
@@ -198,14 +199,13 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
 }
 
 function toKnown({ key: text, name, scopes, expires, ...rest }: z.output<typeof named>): Known {
-  const digest = createHash("sha256").update(text).digest();
+  const digest = sha256(text);
   const client = name ?? `key-${digest.toString("hex", 0, 4)}`;
   return { digest, grant: { client, name: client, scopes, expires, allowance: allowanceOf(rest) } };
 }
 
 /** In constant time: digests have one length, and no match ends the search. */
-function find(known: readonly Known[], text: string): Grant | undefined {
-  const digest = createHash("sha256").update(text).digest();
+function find(known: readonly Known[], digest: Buffer): Grant | undefined {
   let match: Grant | undefined;
   for (const each of known) if (timingSafeEqual(each.digest, digest)) match = each.grant;
   return match;
