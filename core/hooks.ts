@@ -60,6 +60,8 @@ export interface NodeHooks {
   /** `transport` is the link's `via`: `stream`, `pubsub`, … */
   "link:up": (peer: string, transport: string) => void;
   "link:down": (peer: string, transport: string, error?: AimoError) => void;
+  /** So many bytes were sent again over a link that loses some. */
+  "link:repair": (peer: string, transport: string, bytes: number) => void;
   /** Which targets came and went. */
   "catalog:change": (added: readonly Target[], removed: readonly Target[]) => void;
 }
@@ -89,6 +91,7 @@ const NAMES = [
   "peer:leave",
   "link:up",
   "link:down",
+  "link:repair",
   "catalog:change",
 ] as const satisfies readonly HookName[];
 const NAMESPACES = new Set(NAMES.map((name) => name.split(":")[0]));

@@ -5,6 +5,11 @@ export const MASK = "***";
 const SECRET = /key|secret|token|authorization|password|passphrase|credential|cookie|^auth$/i;
 const DEEPEST = 8;
 
+/** Is what has this name one? */
+export function isSecret(name: string): boolean {
+  return SECRET.test(name);
+}
+
 /**
  * A copy that may be shown, of plain JSON: texts under names like `key`, `token` or `password` become `***`, and so do
  * user and password of URLs, their query's secrets and what follows `Bearer`. What is no plain data becomes its name.

@@ -133,7 +133,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
 
   function logError(error: AimoError, plugin?: string): void {
     const { code, data } = error;
-    log("error", error.message, {
+    log("error", data.told ? "an error that another node or an upstream told" : error.message, {
       code,
       ...(plugin !== undefined && { plugin }),
       ...(data.detail !== undefined && { detail: data.detail }),

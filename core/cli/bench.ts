@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { styleText } from "node:util";
 import { AimoError } from "../error.ts";
 import { checkModel, chooseModel } from "./answer.ts";
@@ -133,12 +134,8 @@ function createTotals(): Totals {
   return totals;
 }
 
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  if (ms <= 0) return Promise.resolve();
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-  });
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  if (ms > 0) await setTimeout(ms, undefined, { signal }).catch(() => undefined);
 }
 
 function describe(

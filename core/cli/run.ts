@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { isatty } from "node:tty";
 import { admin } from "../../plugins/frontends/admin.ts";
 import { resolveConfig, type NodeConfig } from "../config.ts";
+import { whereOf } from "../error.ts";
 import { createNode, type AimoNode } from "../node.ts";
 import { flatten, loadPlugins, type PluginList } from "../plugin.ts";
 import { adviseOn } from "./advice.ts";
@@ -150,8 +151,14 @@ export async function run(
   process.once("disconnect", stop).channel?.unref();
   // A peer must not end the process through a callback deep in a library; anything of our own does.
   process.on("uncaughtException", (error) => {
-    console.error(error);
-    if (!/node_modules.(@libp2p|libp2p|@chainsafe)/.test(error.stack ?? "")) process.exit(1);
+    const { stack = "", message = "" } = (error as Error | undefined) ?? {};
+    // Not its message: that of a plugin's or a parser's error may quote a prompt or a key.
+    const frames = stack
+      .replace(message, () => "")
+      .split("\n")
+      .slice(1);
+    console.error([`aimo: uncaught ${whereOf(error)}`, ...frames].join("\n"));
+    if (!/node_modules.(@libp2p|libp2p|@chainsafe)/.test(stack)) process.exit(1);
   });
   await (last = start(complete(config)));
   return { reload };

@@ -173,6 +173,7 @@ export function toError({ code: word, message, retryable, retryAfterMs, data }: 
   const { status, param } = data ?? {};
   return new AimoError(code, message.slice(0, 1_000), {
     retryable,
+    told: true,
     detail: word,
     ...(status !== undefined && { status }),
     ...(param !== undefined && { param }),

@@ -132,7 +132,7 @@ interface Opened {
 function cover(
   raw: Link,
   secrets: Secrets,
-  { runtime }: WireKernel,
+  { runtime, hooks }: WireKernel,
   settle: () => void,
 ): {
   readonly link: Link;
@@ -153,7 +153,10 @@ function cover(
       raw.send([message]);
       return message;
     },
-    again: (message) => void raw.send([message]),
+    again(message) {
+      hooks.tell("link:repair", secrets.peer, raw.via, message.length);
+      raw.send([message]);
+    },
     ack: (body) => void raw.send([shut(secrets, Cover.ACK, acks++, body)]),
     deliver(bytes) {
       if (closed) return;

@@ -52,10 +52,16 @@ export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void
 export function sendError(res: ServerResponse, error: AimoError, render: Render = toJSON, end = true): void {
   if (error.data.retryAfter !== undefined)
     res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
-  if (error.code === "UNAUTHORIZED") res.setHeader("www-authenticate", "Bearer");
+  if (error.code === "UNAUTHORIZED")
+    res.setHeader("www-authenticate", isBearer(res.req) ? 'Bearer error="invalid_token"' : "Bearer");
   res.statusCode = error.status;
   const body = render(error, res);
   send(res, res.statusCode, body, end);
+}
+
+/** Has it sent what RFC 6750 calls a token? */
+function isBearer({ headers: { authorization = "" } }: IncomingMessage): boolean {
+  return /^bearer +\S/i.test(authorization);
 }
 
 export function send(res: ServerResponse, status: number, result: object | string, end = true): void {

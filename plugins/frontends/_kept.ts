@@ -37,6 +37,8 @@ export interface Replies {
   readonly idle: Set<Kept>;
   /** What they hold, all together. bytes */
   held: number;
+  /** How often a client came back. */
+  resumed: number;
 }
 
 interface Reader extends Seat {
@@ -179,6 +181,7 @@ export function createKept(node: AimoNode, replies: Replies, id: string, owner: 
           "CALL_NOT_FOUND",
           `The call ${id} cannot go on from the byte ${offset}: kept are the bytes ${ring.start} to ${ring.end}.`,
         );
+      replies.resumed++;
       join(sit(known), offset);
       pump();
     },

@@ -16,8 +16,18 @@ export function shareReplies(server: HttpService, view: HttpService): void {
   servers.set(view, repliesOf(server));
 }
 
+/** How often clients came back, for whoever looks. */
+export function showReplies(node: AimoNode, server: HttpService): void {
+  let told = 0;
+  node.find("metrics")?.counter("aimo_resumes_total", "Clients that came back to a reply.", [], (counter) => {
+    const { resumed } = repliesOf(server);
+    counter.add({}, resumed - told);
+    told = resumed;
+  });
+}
+
 function repliesOf(server: HttpService): Replies {
-  const replies = servers.get(server) ?? { byId: new Map(), idle: new Set(), held: 0 };
+  const replies = servers.get(server) ?? { byId: new Map(), idle: new Set(), held: 0, resumed: 0 };
   servers.set(server, replies);
   return replies;
 }

@@ -15,7 +15,7 @@ import { checkHost, checkPage, checkRequest, edgeOf, isLoopback } from "./_edge.
 import { hangUp, originOf } from "./_exchange.ts";
 import { fail, handle, noRoute } from "./_handle.ts";
 import { createMounts } from "./_mounts.ts";
-import { closeReplies, shareReplies } from "./_resume.ts";
+import { closeReplies, shareReplies, showReplies } from "./_resume.ts";
 import { openServer, type Address, type OpenServer } from "./_server.ts";
 import { withKey } from "./_upgrade.ts";
 
@@ -218,6 +218,7 @@ export function http(options: HttpOptions = {}): Plugin {
         shareReplies(service, view);
         return view;
       });
+      showReplies(node, service);
     },
     frontend: {
       exposed: isLoopback(given.host) ? undefined : given.host,

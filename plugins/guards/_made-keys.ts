@@ -50,6 +50,10 @@ interface Known {
   readonly digest: Buffer;
 }
 
+export function isMade(text: string): boolean {
+  return FORM.test(text);
+}
+
 /** `gone` is told of each key that was revoked, here or elsewhere. */
 export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): Promise<MadeKeys> {
   const { runtime } = node;

@@ -5,8 +5,8 @@ import { AimoError, checkOptions, type AimoNode, type Origin, type Plugin, type 
 import { checkModels, checkTarget } from "./_allow.ts";
 import { allowanceOf, granted, hasScope, sha256, type Grant, type Wish } from "./_grant.ts";
 import { mountKeys } from "./_keys-api.ts";
-import { openMadeKeys, type MadeKeys, type NewKey, type ShownKey } from "./_made-keys.ts";
-import { sentKey } from "./_sent-key.ts";
+import { isMade, openMadeKeys, type MadeKeys, type NewKey, type ShownKey } from "./_made-keys.ts";
+import { isForAnother, sentKey } from "./_sent-key.ts";
 
 /** A key of the config, with what it may do. */
 export interface ApiKey extends Allowance {
@@ -154,6 +154,10 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
       // A route can be mounted now: the server comes after a `pre` plugin.
       "node:ready": mount,
       "config:change": mount,
+      "auth:claim"(text, claim) {
+        if (isMade(text) || find(known, sha256(text))) claim();
+        return undefined;
+      },
       "client:admit"(origin, scope) {
         if (origin.kind !== "client") return;
         const text = sentKey(origin.headers);
@@ -163,14 +167,15 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
             'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const grant = grantOf(text);
-        if (grant === undefined && node.find("walletKeys")?.owns(text)) return; // that guard comes after this one
+        if (grant === undefined && isForAnother(node, text)) return;
         if (grant === undefined) throw unknown();
         if (!hasScope(grant, scope))
           throw new AimoError("FORBIDDEN", `This API key has not the scope "${scope}", which this needs.`);
-        const { client, allowance } = grant;
-        Object.assign(origin, { client, ...(allowance && { allowance }) });
+        origin.client = grant.client;
+        if (grant.allowance) origin.allowance = grant.allowance;
+        else delete origin.allowance;
         admitted.set(origin, text);
-        made.use(client);
+        made.use(grant.client);
       },
       "call:start"({ origin }, request) {
         const text = admitted.get(origin);
@@ -178,7 +183,9 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
         if (grantOf(text) === undefined) throw unknown(); // a connection may outlive its key
         checkModels(origin, request);
       },
-      "call:attempt": ({ origin }, target) => checkTarget(origin, target),
+      "call:attempt"({ origin }, target) {
+        if (admitted.has(origin)) checkTarget(origin, target);
+      },
     },
     async setup(face) {
       node = face;

@@ -5,7 +5,7 @@ import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { openKeyBook, type KeyBook } from "./_key-book.ts";
-import { sentKey } from "./_sent-key.ts";
+import { isForAnother, sentKey } from "./_sent-key.ts";
 import { COMPLETION, decodeKey, isWallet, scopeNames, verifyKey, type WalletKey } from "./_wallet-key.ts";
 
 export interface WalletKeysOptions {
@@ -112,9 +112,14 @@ export function walletKeys(options: WalletKeysOptions): Plugin {
     options: given,
     provides: ["auth", "walletKeys"],
     hooks: {
+      "auth:claim"(key, claim) {
+        if (service.owns(key)) claim();
+        return undefined;
+      },
       "client:admit"(origin, scope) {
         if (origin.kind !== "client" || origin.client !== undefined) return; // another guard knows who it is
         const text = sentKey(origin.headers);
+        if (text !== undefined && !service.owns(text) && isForAnother(node, text)) return;
         if (text === undefined || !service.owns(text))
           throw new AimoError(
             "UNAUTHORIZED",

@@ -25,7 +25,13 @@ export interface Histogram<L extends string> {
  * whose labels are "other". Units belong into the name: `_seconds`, `_bytes`, and `_total` for counters.
  */
 export interface Metrics {
-  counter<L extends string = never>(name: string, help: string, labels?: readonly L[]): Counter<L>;
+  /** `read` adds what has come since, whenever somebody looks. */
+  counter<L extends string = never>(
+    name: string,
+    help: string,
+    labels?: readonly L[],
+    read?: (counter: Counter<L>) => void,
+  ): Counter<L>;
   /** `read` sets it anew whenever somebody looks. */
   gauge<L extends string = never>(
     name: string,
@@ -78,11 +84,15 @@ export function createPublished(
     }
 
     return {
-      counter: (name, help, labels = []) =>
+      counter: (name, help, labels = [], read) =>
         published("counter", name, labels, () => {
-          const metric: PromCounter = new C({ name, help, labelNames: [...labels], registers: [registry] });
+          const init = { name, help, labelNames: [...labels], registers: [registry] };
+          const metric: PromCounter = new C({ ...init, ...(read && { collect: () => read(face) }) });
           const bound = bounded(labels, most);
-          return { add: (of, by = 1) => void (by >= 0 && Number.isFinite(by) && metric.inc(bound(of), by)) };
+          const face: Counter<never> = {
+            add: (of, by = 1) => void (by >= 0 && Number.isFinite(by) && metric.inc(bound(of), by)),
+          };
+          return face;
         }),
       gauge: (name, help, labels = [], read) =>
         published("gauge", name, labels, () => {

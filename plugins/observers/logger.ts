@@ -100,7 +100,9 @@ function describe(call: Call, outcome: Outcome, model: string | undefined, now: 
 
 /** Not `detail`: what a plugin or a parser said there may quote a prompt. */
 function toFields(error: AimoError | undefined): LogFields {
-  return error ? { code: error.code, error: error.message.slice(0, LONGEST) } : {};
+  if (error === undefined) return {};
+  const { code, message, data } = error;
+  return { code, ...(!data.told && { error: message.slice(0, LONGEST) }) };
 }
 
 function names(key: string, targets: readonly Target[]): LogFields {

@@ -72,7 +72,10 @@ export function metrics(options: MetricsOptions = {}): Plugin {
       },
       "call:start": (call, request) => void records.set(call, begin(request)),
       "call:attempt"({ attempts }, { id }) {
-        if (attempts.filter(({ endedAt }) => endedAt === undefined).length > 1) meters.hedges.inc(meters.which(id));
+        if (attempts.filter(({ endedAt }) => endedAt === undefined).length > 1)
+          return meters.hedges.inc(meters.which(id));
+        const { target, error } = attempts.at(-2) ?? {};
+        if (target !== undefined) meters.failovers.inc({ ...meters.which(target), code: error?.code ?? "" });
       },
       "call:chunk"(call, _, wait) {
         const record = records.get(call);
@@ -121,6 +124,7 @@ export function metrics(options: MetricsOptions = {}): Plugin {
       "node:error": ({ code, data }, plugin = data.plugin) =>
         meters.failures.inc({ code, plugin: plugin === undefined ? "" : label(plugin) }),
       "config:change": () => meters.reloads.inc(),
+      "link:repair": (_, transport, bytes) => meters.repairs.inc({ transport }, bytes),
       "link:down": (_, transport, error) => meters.drops.inc({ transport, code: error?.code ?? "" }),
     },
     async setup(face) {

@@ -35,6 +35,8 @@ export type Send = (path: string, init: RequestOptions) => ClientRequest;
 /** What the adapter knows beside the request. */
 export interface RelayInit {
   readonly send: Send;
+  /** Takes the keys that the upstream got out of what it says of a request that failed. */
+  readonly hide: <T extends string | Buffer>(text: T) => T;
   /** Of an answer that is judged as a whole. bytes */
   readonly limit: number;
   /** The model's prices: what a call cost is written into its usage, where the upstream does not say so. */
@@ -46,7 +48,7 @@ export async function relay(
   request: RequestFrame,
   reply: Reply,
   call: Call,
-  { send, limit, pricing }: RelayInit,
+  { send, hide, limit, pricing }: RelayInit,
 ): Promise<void> {
   const { type, endpoint = endpointOf(type), method = "POST", contentType, model } = request;
   const isOpenai = type.startsWith("openai.");
@@ -63,8 +65,8 @@ export async function relay(
   }
   const prices = isOpenai && !encoded ? pricing : undefined;
   return /^text\/event-stream\b/i.test(kind) && !encoded
-    ? streamEvents(response, reply, call, prices, type === "anthropic.messages")
-    : collect(response, reply, call, limit, prices);
+    ? streamEvents(response, reply, call, prices, hide, type === "anthropic.messages")
+    : collect(response, reply, call, limit, prices, hide);
 }
 
 /** `openai.audio.speech` is `audio/speech`. */
@@ -123,12 +125,15 @@ function streamEvents(
   reply: Reply,
   call: Call,
   pricing: ModelCard["pricing"],
+  hide: RelayInit["hide"],
   ends: boolean,
 ): Promise<void> {
   const splitter = createEventSplitter();
   let preamble = true;
   let usage: Usage | undefined;
   let last: Buffer = Buffer.alloc(0);
+  const failed = ({ message, ...error }: ToldError): AimoError =>
+    upstreamError({ ...error, ...(message !== undefined && { message: hide(String(message)) }) });
   reply.head(headOf(response));
   return pump(response, call, {
     data(piece) {
@@ -139,7 +144,7 @@ function streamEvents(
       last = bytes;
       if (preamble) {
         const { substance, error } = readEvents(bytes);
-        if (error) throw upstreamError(error);
+        if (error) throw failed(error);
         preamble = !substance && !partial;
       }
       const told = findUsage(bytes, usage);
@@ -149,7 +154,7 @@ function streamEvents(
     end() {
       const rest = splitter.rest();
       const { error } = preamble && rest.length > 0 ? readEvents(rest) : {};
-      if (error) throw upstreamError(error);
+      if (error) throw failed(error);
       const sized =
         response.headers["transfer-encoding"] !== undefined || response.headers["content-length"] !== undefined;
       // Without a length the end of the connection is all there is: only [DONE], or a response's last event, tells an end from a death.
@@ -169,6 +174,7 @@ function collect(
   call: Call,
   limit: number,
   pricing: ModelCard["pricing"],
+  hide: RelayInit["hide"],
 ): Promise<void> {
   const head = headOf(response);
   const pieces: Buffer[] = [];
@@ -188,7 +194,8 @@ function collect(
     },
     end() {
       if (streaming) return void reply.end();
-      const body = Buffer.concat(pieces, size);
+      const joined = Buffer.concat(pieces, size);
+      const body = head.status < 400 ? joined : hide(joined);
       const told = /\bjson\b/i.test(head.contentType) ? findUsage(body) : undefined;
       if (told === undefined) return void reply.send(body, head);
       const { bytes, usage } = withCost(body, told, head.status < 400 ? pricing : undefined);
@@ -248,6 +255,7 @@ export function upstreamError({ message = "The provider's upstream failed.", cod
   const retryable = status === undefined || status === 408 || status === 429 || status >= 500;
   return new AimoError("UPSTREAM_FAILED", String(message).slice(0, 1_000), {
     retryable,
+    told: true,
     ...(status !== undefined && { status }),
   });
 }

@@ -3,6 +3,7 @@ import { Agent as HttpAgent, request as requestHttp, type ClientRequest, type Re
 import { Agent as HttpsAgent, request as requestHttps } from "node:https";
 import { z } from "zod";
 import type { Headers, ModelCard } from "../../core/frame.ts";
+import { isSecret } from "../../core/mask.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { ask, type Send } from "./_relay.ts";
 
@@ -42,6 +43,8 @@ export interface UpstreamInit {
   readonly base: URL;
   /** Sent with each request. */
   readonly headers: Headers;
+  /** Of these, what proves who asks. */
+  readonly secrets: readonly string[];
   /** When none are given the list is read from the upstream, and again every 30 s. */
   readonly models: readonly (string | ModelCard)[] | undefined;
   /** Below `base`. */
@@ -55,13 +58,15 @@ export interface Upstream {
   /** A new array when the list changes. */
   readonly models: readonly ModelCard[];
   readonly send: Send;
+  /** A text of the upstream that goes to others, without the keys that it got: some quote them when they refuse one. */
+  hide<T extends string | Buffer>(text: T): T;
   /** Reads the list, where none is given. */
   start(node: AimoNode): Promise<void>;
   close(): void;
 }
 
 /** The server behind a provider: connections that are kept, and the models that it has. */
-export function createUpstream({ base, headers, models: given, list, tell, toCard }: UpstreamInit): Upstream {
+export function createUpstream({ base, headers, secrets, models: given, list, tell, toCard }: UpstreamInit): Upstream {
   const pool = { keepAlive: true, highWaterMark: HIGH_WATER };
   const agent = base.protocol === "https:" ? new HttpsAgent(pool) : new HttpAgent(pool);
   const make = base.protocol === "https:" ? requestHttps : requestHttp;
@@ -99,11 +104,9 @@ export function createUpstream({ base, headers, models: given, list, tell, toCar
       if (JSON.stringify(found) !== JSON.stringify(models)) models = found;
     } catch (cause) {
       if (++failures === 2 || models.length === 0) {
-        if (failures <= 2)
-          node.log(
-            "warn",
-            `cannot read the model list of ${base.origin}: ${cause instanceof Error ? cause.message : String(cause)}`,
-          );
+        // What a parser says quotes the answer.
+        const why = cause instanceof SyntaxError ? "it is not valid JSON" : (cause as Error).message;
+        if (failures <= 2) node.log("warn", `cannot read the model list of ${base.origin}: ${why}`);
         if (models.length > 0) models = [];
       }
     }
@@ -115,6 +118,16 @@ export function createUpstream({ base, headers, models: given, list, tell, toCar
       return models;
     },
     send,
+    hide(text) {
+      for (const secret of secrets)
+        if (text.includes(secret))
+          text = (
+            typeof text === "string"
+              ? text.replaceAll(secret, "***")
+              : Buffer.from(text.toString("latin1").replaceAll(secret, "***"), "latin1")
+          ) as typeof text;
+      return text;
+    },
     async start(node) {
       if (given === undefined) await refresh(node);
     },
@@ -123,6 +136,14 @@ export function createUpstream({ base, headers, models: given, list, tell, toCar
       agent.destroy();
     },
   };
+}
+
+/** Nobody can tell a shorter one, `none` or `ollama`, from a word. */
+const SECRET = 8;
+
+export function secretsOf(key: string | undefined, headers: Headers): string[] {
+  const named = Object.entries(headers).flatMap(([name, value]) => (isSecret(name) ? value.replace(/^\w+ +/, "") : []));
+  return [key ?? "", ...named].filter(({ length }) => length >= SECRET);
 }
 
 /** Secrets as marks of theirs: a reload sees that they differ, and nobody what they are. */

@@ -5,7 +5,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Provider } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { relay } from "./_relay.ts";
-import { createUpstream, toMark, toMarks, upstreamOptions } from "./_upstream.ts";
+import { createUpstream, secretsOf, toMark, toMarks, upstreamOptions } from "./_upstream.ts";
 
 export interface AnthropicOptions {
   /** Where the API is, with or without `/v1`. Default "https://api.anthropic.com". */
@@ -42,6 +42,7 @@ export function anthropic(options: AnthropicOptions = {}): Plugin {
   const upstream = createUpstream({
     base: new URL(`${url.replace(/\/+$/, "").replace(/\/v1$/, "")}/v1/`),
     headers: { "anthropic-version": VERSION, ...headers, ...(key && { "x-api-key": key }) },
+    secrets: secretsOf(key, headers),
     models: given,
     list: "models?limit=1000",
     tell,
@@ -56,7 +57,7 @@ export function anthropic(options: AnthropicOptions = {}): Plugin {
     handle(request, reply, call) {
       const { type, endpoint = type === "http" ? "messages" : undefined } = request;
       const asked = endpoint === undefined ? request : { ...request, endpoint };
-      const init = { send: upstream.send, limit: node.config.limits.body, pricing: undefined };
+      const init = { send: upstream.send, hide: upstream.hide, limit: node.config.limits.body, pricing: undefined };
       return relay(asked, reply, call, init);
     },
   };

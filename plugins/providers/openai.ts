@@ -6,7 +6,7 @@ import type { Provider } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { relay } from "./_relay.ts";
 import { typesOf } from "./_types.ts";
-import { createUpstream, toMark, toMarks, upstreamOptions } from "./_upstream.ts";
+import { createUpstream, secretsOf, toMark, toMarks, upstreamOptions } from "./_upstream.ts";
 
 export interface OpenaiOptions {
   /** Where the API's routes begin: `http://127.0.0.1:11434/v1`. */
@@ -51,6 +51,7 @@ export function openai(options: OpenaiOptions): Plugin {
   const upstream = createUpstream({
     base: new URL(url.endsWith("/") ? url : `${url}/`),
     headers: { ...headers, ...(key && { authorization: `Bearer ${key}` }) },
+    secrets: secretsOf(key, headers),
     models: given,
     list: "models",
     toCard: (told, index) => ({ ...told, types: told.types ?? types ?? typesOf(told.id, index) }),
@@ -63,7 +64,12 @@ export function openai(options: OpenaiOptions): Plugin {
     },
     handle(request, reply, call) {
       const pricing = upstream.models.find(({ id }) => id === request.model)?.pricing;
-      return relay(request, reply, call, { send: upstream.send, limit: node.config.limits.body, pricing });
+      return relay(request, reply, call, {
+        send: upstream.send,
+        hide: upstream.hide,
+        limit: node.config.limits.body,
+        pricing,
+      });
     },
   };
   return {

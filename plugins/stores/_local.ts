@@ -2,10 +2,18 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { createDatabase } from "db0";
 import nodeSqlite from "db0/connectors/node-sqlite";
-import { RateLimiterMemory } from "rate-limiter-flexible";
 import type { AimoNode } from "../../core/node.ts";
 import type { Store } from "./_store.ts";
-import { valuesIn } from "./_values.ts";
+import { VALUES_TABLE, valuesIn } from "./_values.ts";
+
+/** Counts after which what has ended is thrown away. */
+const SWEEP = 1_000;
+
+interface Counter {
+  used: number;
+  /** End of the window, unix ms. */
+  readonly until: number;
+}
 
 /** Counters and places in memory; values and tables in `dataDir/aimo.db`, which several connections may use, or in memory. */
 export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & { close(): Promise<void> } {
@@ -16,8 +24,16 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
   // Readers do not wait for a writer; what was written survives the end of the process, if not that of the machine.
   for (const pragma of ["journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 2000"])
     void database.exec(`PRAGMA ${pragma}`);
-  const counter = new RateLimiterMemory({ points: Number.MAX_SAFE_INTEGER, duration: 60 });
+  void database.exec(VALUES_TABLE);
+  // Not those of rate-limiter-flexible: they forget a window at once that is longer than a timer of Node (24.8 days).
+  const counters = new Map<string, Counter>();
   const places = new Map<string, Map<string, number>>(); // key -> id -> until
+  let counts = 0;
+
+  function sweep(now: number): void {
+    for (const [key, { until }] of counters) if (until <= now) counters.delete(key);
+    for (const [key, taken] of places) if ([...taken.values()].every((until) => until <= now)) places.delete(key);
+  }
 
   return {
     kind: "local",
@@ -25,20 +41,26 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
     values: valuesIn(database),
     database,
     async count(key, points, seconds) {
-      const { consumedPoints, msBeforeNext } = await counter.penalty(key, points, { customDuration: seconds });
-      return { used: consumedPoints, left: msBeforeNext };
+      const now = runtime.now();
+      if (++counts % SWEEP === 0) sweep(now);
+      let counter = counters.get(key);
+      if (counter === undefined || counter.until <= now) counter = { used: 0, until: now + seconds * 1_000 };
+      counter.used += points;
+      counters.set(key, counter);
+      return { used: counter.used, left: counter.until - now };
     },
     async lease(key, id, most, ms) {
       const now = runtime.now();
       const taken = places.get(key) ?? new Map<string, number>();
       for (const [other, until] of taken) if (until <= now) taken.delete(other);
-      if (taken.size >= most) return false;
+      if (taken.size >= most && !taken.has(id)) return false;
       places.set(key, taken.set(id, now + ms));
       return true;
     },
     async renew(key, id, ms) {
+      const now = runtime.now();
       const taken = places.get(key);
-      if (taken?.has(id)) taken.set(id, runtime.now() + ms);
+      if ((taken?.get(id) ?? 0) > now) taken?.set(id, now + ms);
     },
     async release(key, id) {
       const taken = places.get(key);

@@ -24,13 +24,19 @@ export interface Store {
   readonly whenDown: "open" | "closed";
   /** Values by name. Whoever uses it puts a prefix of its own before its names: `prefixStorage(values, "keys")`. */
   readonly values: Storage;
-  /** Tables; absent where it has none. */
+  /**
+   * Tables; absent where it has none. Each statement is a transaction of its own: the next one may run on another
+   * connection, so that there is no BEGIN. A statement that the server refuses rejects as the library does.
+   */
   readonly database?: Database;
-  /** Adds to a counter, whose window begins with the first count and ends `seconds` later. Below 0: takes back. Atomic. */
+  /**
+   * Adds to a counter, whose window begins with the first count and ends `seconds` later. Below 0: takes back. Atomic.
+   * Points and seconds are whole numbers, seconds at least 1.
+   */
   count(key: string, points: number, seconds: number): Promise<Count>;
-  /** Takes one of `most` places under `key`, for `ms`; false when all are taken. Atomic. */
+  /** Takes one of `most` places under `key`, for `ms`; false when all are taken, by others than `id`. Atomic. */
   lease(key: string, id: string, most: number, ms: number): Promise<boolean>;
-  /** Keeps it for `ms` from now. */
+  /** Keeps it for `ms` from now, unless it has ended. */
   renew(key: string, id: string, ms: number): Promise<void>;
   release(key: string, id: string): Promise<void>;
 }
@@ -44,6 +50,8 @@ declare module "aimo" {
 /** A store as one plugin uses it: that which the config names, also after a reload, else one of the node's own. */
 export interface OpenStore {
   readonly now: Store;
+  /** The node's own, also where the config names another: for what no other node shares, and for when that is down. */
+  readonly own: Store;
   /** Does the config name one that other nodes may share? */
   readonly shared: boolean;
   close(): Promise<void>;
@@ -63,9 +71,13 @@ export async function openStore(node: AimoNode, user: string): Promise<OpenStore
   // Nodes that keep nothing pay nothing for it.
   const { openLocal } = await import("./_local.ts");
   let local: (Store & { close(): Promise<void> }) | undefined;
+  const own = (): Store => (local ??= openLocal(node));
   return {
     get now() {
-      return node.find("store") ?? (local ??= openLocal(node));
+      return node.find("store") ?? own();
+    },
+    get own() {
+      return own();
     },
     get shared() {
       return node.find("store") !== undefined;

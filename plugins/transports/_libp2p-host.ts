@@ -5,7 +5,7 @@ import { noise } from "@libp2p/noise";
 import { tcp } from "@libp2p/tcp";
 import { tls } from "@libp2p/tls";
 import { multiaddr } from "@multiformats/multiaddr";
-import { createLibp2p, type Libp2p } from "libp2p";
+import { createLibp2p, type Libp2p, type Libp2pOptions as HostOptions } from "libp2p";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Libp2pOptions } from "./libp2p.ts";
@@ -19,6 +19,9 @@ const FORGET = 30_000;
 /** ms that changes of the protocols are collected before peers are told. */
 const PUSH = 50;
 
+/** What the host tells its figures to: the type by way of libp2p, or the declarations of the package would hold that of another. */
+export type HostMetrics = ReturnType<NonNullable<HostOptions["metrics"]>>;
+
 /** The host as transports get it. A service of their own they make of `services.inside.components`, start and stop. */
 export type Host = Libp2p<{ identify: Identify; identifyPush: IdentifyPush; inside: { components: Components } }>;
 interface Components {
@@ -29,9 +32,11 @@ interface Components {
 export function createHost(
   node: AimoNode,
   { listen: addresses, announce, encrypt, maxConnections }: Required<Libp2pOptions>,
+  metrics: HostMetrics,
 ): Promise<Host> {
   return createLibp2p({
     start: false,
+    metrics: () => metrics,
     privateKey: privateKeyFromRaw(node.identity.privateKey()),
     addresses: { listen: addresses, announce },
     transports: [tcp()],

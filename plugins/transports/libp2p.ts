@@ -7,6 +7,7 @@ import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import type * as Inside from "./_libp2p-host.ts";
 import type { Host } from "./_libp2p-host.ts";
+import { createHostMeters } from "./_libp2p-meters.ts";
 
 export interface Libp2pOptions {
   /** Multiaddrs to listen on, `/ip4/0.0.0.0/tcp/4001`; none for a node that only dials out. Default none. */
@@ -69,7 +70,8 @@ type Settings = z.output<typeof schema>;
  * `maxConnections` in place: an address that is gone is not dialled any more, and a connection that is there stays. For
  * `listen`, `announce` and `encrypt` the host has to be made anew, and the old one stops before, since both may want the
  * same port: links break, and their calls go on over the next ones, or over those of another transport. A new
- * `timeouts.connect` counts for the next dial, and for incoming connections from the next host on.
+ * `timeouts.connect` counts for the next dial, and for incoming connections from the next host on. With `metrics()` its
+ * figures are among the node's.
  */
 export function libp2p(options: Libp2pOptions = {}): Plugin {
   const given = checkOptions("host-libp2p", schema, options);
@@ -80,6 +82,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   let inside: typeof Inside;
   const parts = new Map<Attach, () => Awaitable<void>>();
   const joined = new Map<string, () => void>();
+  const meters = createHostMeters();
   let stopForgetting = (): void => undefined;
   let last: Promise<unknown> = Promise.resolve();
 
@@ -97,7 +100,7 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
   /** What it imports takes most of the time of a start: who only reads a config does not wait for it. */
   async function create(): Promise<Host> {
     inside = await import("./_libp2p-host.ts");
-    return (host = await inside.createHost(node, settings));
+    return (host = await inside.createHost(node, settings, meters.begin()));
   }
 
   async function put(attach: Attach): Promise<void> {
@@ -163,10 +166,13 @@ export function libp2p(options: Libp2pOptions = {}): Plugin {
     }
   }
 
+  const show = (): void => meters.show(node.find("metrics"), host);
+
   return {
     name: "host-libp2p",
     options: given,
     provides: ["libp2p"],
+    hooks: { "node:ready": show, "config:change": show },
     setup(face) {
       node = face;
       node.provide("libp2p", {

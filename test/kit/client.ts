@@ -1,4 +1,5 @@
 import { request as requestHttp, type ClientRequest, type IncomingMessage } from "node:http";
+import { PROMPT } from "./canary.ts";
 
 /** What a client got: `cut` when the connection broke instead of the answer ending. */
 export interface Got {
@@ -75,7 +76,7 @@ export function post(
 
 /** A chat request that streams. */
 export function streaming(model = "test-model", extra: object = {}): object {
-  return { model, stream: true, messages: [{ role: "user", content: "Hello" }], ...extra };
+  return { model, stream: true, messages: [{ role: "user", content: `${PROMPT} Hello` }], ...extra };
 }
 
 /** What an SSE client sees: whole events, then perhaps one error event. */

@@ -16,6 +16,7 @@ import {
   type Tracer,
 } from "@opentelemetry/api";
 import { onTestFinished } from "vitest";
+import type { Cleanup } from "./clean.ts";
 
 /** A span as OTLP's JSON form has it. */
 export interface OtlpSpan {
@@ -30,14 +31,25 @@ export interface OtlpSpan {
   readonly attributes: readonly { key: string; value: { stringValue?: string; intValue?: string } }[];
   readonly events: readonly { name: string; timeUnixNano: string }[];
   readonly status: { code?: number };
+  /** `service.name` of the process. */
+  readonly service?: string;
 }
 
 export interface Receiver {
+  /** `http://127.0.0.1:…/v1/traces` */
+  readonly url: string;
   readonly spans: OtlpSpan[];
   /** All that was sent, as it came. */
   readonly text: string;
   /** Resolves when there are so many. */
   count(n: number): Promise<OtlpSpan[]>;
+}
+
+interface Export {
+  readonly resourceSpans: readonly {
+    readonly resource?: { readonly attributes: OtlpSpan["attributes"] };
+    readonly scopeSpans: readonly { readonly spans: readonly OtlpSpan[] }[];
+  }[];
 }
 
 const nano = (time: TimeInput | undefined): string => String(Math.round(Number(time ?? Date.now()) * 1e6));
@@ -56,8 +68,8 @@ const w3c: TextMapPropagator = {
   },
 };
 
-/** Registers a small SDK that posts each span to a real OTLP receiver. Gone with the test. */
-export async function otlp(): Promise<Receiver> {
+/** Takes OTLP over HTTP in its JSON form. Gone with the test, or by `cleanup`. */
+export async function receiveSpans(cleanup: Cleanup = onTestFinished): Promise<Receiver> {
   const spans: OtlpSpan[] = [];
   let text = "";
   let wake = (): void => undefined;
@@ -65,31 +77,18 @@ export async function otlp(): Promise<Receiver> {
     let body = "";
     for await (const piece of req) body += String(piece);
     text += body;
-    const { resourceSpans } = JSON.parse(body) as { resourceSpans: [{ scopeSpans: [{ spans: [OtlpSpan] }] }] };
-    spans.push(...resourceSpans[0].scopeSpans[0].spans);
-    res.end("{}");
+    for (const { resource, scopeSpans } of (JSON.parse(body) as Export).resourceSpans) {
+      const service = resource?.attributes.find(({ key }) => key === "service.name")?.value.stringValue;
+      for (const scope of scopeSpans)
+        spans.push(...scope.spans.map((span) => ({ ...span, ...(service !== undefined && { service }) })));
+    }
+    res.writeHead(200, { "content-type": "application/json" }).end("{}");
     wake();
   }).listen(0, "127.0.0.1");
   await once(server, "listening");
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/traces`;
-  const sends = new Set<Promise<unknown>>();
-
-  function send(span: OtlpSpan): void {
-    const body = JSON.stringify({ resourceSpans: [{ scopeSpans: [{ spans: [span] }] }] });
-    const headers = { "content-type": "application/json", connection: "close" };
-    const sent: Promise<unknown> = fetch(url, { method: "POST", headers, body }).finally(() => sends.delete(sent));
-    sends.add(sent);
-  }
-
-  trace.setGlobalTracerProvider({ getTracer: () => tracerOf(send) });
-  propagation.setGlobalPropagator(w3c);
-  onTestFinished(async () => {
-    trace.disable();
-    propagation.disable();
-    await Promise.all(sends);
-    server.close();
-  });
+  cleanup(() => void server.close());
   return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/traces`,
     spans,
     get text() {
       return text;
@@ -99,6 +98,30 @@ export async function otlp(): Promise<Receiver> {
       return spans;
     },
   };
+}
+
+/** Registers a small SDK in this process that posts each span to a receiver. Gone with the test. */
+export async function otlp(): Promise<Receiver> {
+  const receiver = await receiveSpans();
+  const sends = new Set<Promise<unknown>>();
+
+  function send(span: OtlpSpan): void {
+    const body = JSON.stringify({ resourceSpans: [{ scopeSpans: [{ spans: [span] }] }] } satisfies Export);
+    const headers = { "content-type": "application/json", connection: "close" };
+    const sent: Promise<unknown> = fetch(receiver.url, { method: "POST", headers, body }).finally(() =>
+      sends.delete(sent),
+    );
+    sends.add(sent);
+  }
+
+  trace.setGlobalTracerProvider({ getTracer: () => tracerOf(send) });
+  propagation.setGlobalPropagator(w3c);
+  onTestFinished(async () => {
+    trace.disable();
+    propagation.disable();
+    await Promise.all(sends);
+  });
+  return receiver;
 }
 
 function tracerOf(send: (span: OtlpSpan) => void): Tracer {

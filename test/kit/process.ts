@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
+import { leaks } from "./canary.ts";
 import type { Cleanup } from "./clean.ts";
 
 /** A line of `--json`. */
@@ -59,6 +60,9 @@ export interface StartOptions {
   /** When it is killed. Default: with the test. */
   cleanup?: Cleanup;
 }
+
+/** Commands that show a reply or a key because they are asked to. */
+const SHOWING = ["chat", "bench", "keygen"];
 
 /** The command that is tested: the built one. */
 export const BIN = fileURLToPath(new URL("../../dist/aimo.mjs", import.meta.url));
@@ -188,6 +192,10 @@ function launch(args: readonly string[], options: StartOptions): Launched {
     if (detached) killGroup(child.pid as number);
     else if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL"); // also ends a stopped one
     await exit.catch(() => undefined);
+    if (SHOWING.includes(args[0] as string)) return;
+    const leaked = leaks(output.stdout + output.stderr, [env["AIMO_API_KEY"], env["AIMO_UPSTREAM_KEY"]]);
+    if (leaked.length > 0)
+      throw new Error(`aimo ${args.join(" ")} wrote what belongs to a call:\n${leaked.join("\n")}`);
   });
   return {
     child,

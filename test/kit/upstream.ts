@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { onTestFinished } from "vitest";
+import { REPLY } from "./canary.ts";
 import type { Cleanup } from "./clean.ts";
 
 /** One request at the upstream, as the test sees it. */
@@ -183,7 +184,7 @@ const SSE = { "content-type": "text/event-stream", "cache-control": "no-cache" }
 /** One chat completion chunk as an SSE event. */
 export function event(delta: object, rest: object = {}, finish: string | null = null): string {
   const choices = [{ index: 0, delta, finish_reason: finish }];
-  return `data: ${JSON.stringify({ id: "chatcmpl-1", object: "chat.completion.chunk", created: 1, model: "test-model", choices, ...rest })}\n\n`;
+  return `data: ${JSON.stringify({ id: `chatcmpl-${REPLY}`, object: "chat.completion.chunk", created: 1, model: "test-model", choices, ...rest })}\n\n`;
 }
 
 export const DONE = "data: [DONE]\n\n";
@@ -203,7 +204,7 @@ export function chat(words: readonly string[], { pace = 0 }: { pace?: number } =
     const message = { role: "assistant", content: words.join("") };
     const usage = { prompt_tokens: 1, completion_tokens: words.length, total_tokens: 1 + words.length };
     const choices = [{ index: 0, message, finish_reason: "stop" }];
-    return json({ id: "chatcmpl-1", object: "chat.completion", created: 1, model: asked.model, choices, usage })(
+    return json({ id: `chatcmpl-${REPLY}`, object: "chat.completion", created: 1, model: asked.model, choices, usage })(
       exchange,
     );
   };

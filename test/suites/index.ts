@@ -8,6 +8,7 @@ export {
   type Upstream,
 } from "./provider.ts";
 export { testRouter } from "./router.ts";
+export { testStore, type StoreUnderTest } from "./store.ts";
 export { testFrontend, type FrontendUnderTest } from "./frontend.ts";
 export { testTransport, type TransportPair } from "./transport.ts";
 export { faulty, type Fault, type FaultControl, type Faults, type FaultyOptions, type FaultyPlugin } from "./faulty.ts";

@@ -5,13 +5,15 @@ import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type AimoNode, type Handler, type Plugin } from "../../../core/index.ts";
 import { apiKeys } from "../../../plugins/guards/index.ts";
-import { http } from "../../../plugins/frontends/index.ts";
+import { http, openaiApi } from "../../../plugins/frontends/index.ts";
 import { metrics, type MetricsOptions } from "../../../plugins/observers/metrics.ts";
 import { openai } from "../../../plugins/providers/index.ts";
 import { first } from "../../../plugins/routers/index.ts";
+import { libp2p, pubsub, stream } from "../../../plugins/transports/index.ts";
 import { post, streaming } from "../../kit/client.ts";
 import { failing, pieces, provider, silent } from "../../kit/local.ts";
 import { connect, pass, until, wiredNode } from "../../kit/pair.ts";
+import { ASKS } from "../../kit/resuming.ts";
 import { throughNodes } from "../../kit/through.ts";
 import { chat as answer, createUpstream, cut, events, hang } from "../../kit/upstream.ts";
 import { chat, collect } from "../../suites/index.ts";
@@ -111,6 +113,7 @@ describe("attempts", () => {
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/a`, code: "UPSTREAM_FAILED" })).toBe(1);
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/b`, code: "", transport: "local" })).toBe(1);
     expect(valueOf(text, "aimo_calls_total", { provider: `${node.id}/b`, outcome: "ok" })).toBe(1);
+    expect(valueOf(text, "aimo_failovers_total", { provider: `${node.id}/a`, code: "UPSTREAM_FAILED" })).toBe(1);
     expect(valueOf(text, "aimo_errors_total")).toBeUndefined();
   });
 
@@ -121,6 +124,7 @@ describe("attempts", () => {
     const text = await scrape(node);
     expect(valueOf(text, "aimo_hedges_total", { provider: `${node.id}/b` })).toBe(1);
     expect(valueOf(text, "aimo_attempts_total", { provider: `${node.id}/a`, code: "CANCELLED" })).toBe(1);
+    expect(valueOf(text, "aimo_failovers_total")).toBeUndefined();
   });
 
   it("that go on over another link are counted as moves", async () => {
@@ -147,6 +151,37 @@ describe("attempts", () => {
     expect(valueOf(text, "aimo_moves_total", { transport: "other" })).toBe(1);
     expect(valueOf(text, "aimo_links_closed_total", { transport: "test" })).toBe(1);
   });
+});
+
+it("counts what has to be sent again over a link that loses some", async () => {
+  const a = await wiredNode([http({ port: 0 }), metrics()]);
+  const b = await wiredNode([provider("far", pieces("x"))]);
+  const wire = connect(a, b, {
+    caps: { ordered: false, reliable: false, private: false, backpressure: false, maxMessage: 65_536 },
+  });
+  for (let i = 0; i < 200 && [...a.node.targets].length === 0; i++) await pass(20, a, b);
+  const before = valueOf(await scrape(a.node), "aimo_link_repeated_bytes_total") ?? 0;
+  let lost = 0;
+  wire.tap = ({ from }) => (from === "a" && lost++ === 0 ? "drop" : "pass");
+  let over = false;
+  const done = collect(a.node, chat("m", { stream: true })).finally(() => (over = true));
+  for (let i = 0; i < 500 && !over; i++) await pass(20, a, b);
+  expect((await done).text).toBe("x");
+  expect(valueOf(await scrape(a.node), "aimo_link_repeated_bytes_total", { transport: "test" })).toBeGreaterThan(
+    before + 50,
+  );
+});
+
+it("counts clients that come back to a reply", async () => {
+  const upstream = await createUpstream({ answer: hang(events(["one"]).slice(0, 2)) });
+  const node = await start([openaiApi({ keepAlive: 0 }), openai({ url: upstream.url, models: ["test-model"] })]);
+  const url = node.use("http").url as string;
+  const left = post(url, streaming(), { headers: ASKS });
+  const [, id = ""] = /^id: (\S+)$/m.exec(await left.seen("one")) ?? [];
+  left.leave();
+  const back = post(url, streaming(), { headers: { ...ASKS, "last-event-id": id } });
+  await back.response;
+  expect(valueOf(await scrape(node), "aimo_resumes_total")).toBe(1);
 });
 
 it("measures how long providers wait for a client that is behind, and takes it for no gap", async () => {
@@ -218,6 +253,92 @@ describe("what plugins publish", () => {
       start([publishing("observer-own", (node) => void node.use("metrics").counter(name, "Mine."))]);
     await expect(taking("aimo_calls_total")).rejects.toThrow(/"aimo_calls_total" already: the node's own/);
     await expect(taking("my-metric")).rejects.toThrow(/not "my-metric"/);
+  });
+});
+
+describe("libp2p's own", () => {
+  const listen = ["/ip4/127.0.0.1/tcp/0"];
+  const door = [http({ port: 0 }), stream(), pubsub()];
+
+  async function joined(node: AimoNode): Promise<AimoNode> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const off = node.hook("catalog:change", () => resolve());
+    const join = [node.use("libp2p").addresses[0] as string];
+    const other = await createNode({
+      drain: 0,
+      plugins: [libp2p({ join }), stream(), pubsub(), provider("p", pieces("x"))],
+    });
+    onTestFinished(() => other.close());
+    await promise;
+    off();
+    return other;
+  }
+
+  it("figures are beside the node's: connections, streams and bytes by protocol, dials; in a form that promtool takes", async (test) => {
+    if (noPromtool) test.skip(WITHOUT);
+    const node = await start([libp2p({ listen }), stream(), pubsub()]);
+    await joined(node);
+    await collect(node, chat("m", { stream: true }));
+    const text = await scrape(node);
+    expect(promtool(["check", "metrics"], text)).toBe("0");
+    expect(valueOf(text, "libp2p_connection_manager_connections", { what: "inbound" })).toBe(1);
+    expect(valueOf(text, "libp2p_connection_manager_dials_total", { what: "inbound" })).toBe(1);
+    expect(valueOf(text, "libp2p_protocol_streams", { protocol: "inbound /aimo/link/1.0.0" })).toBe(1);
+    for (const way of ["sent", "received"])
+      for (const what of ["global", "/aimo/link/1.0.0"])
+        expect(
+          valueOf(text, "libp2p_data_transfer_bytes_total", { protocol: `${what} ${way}` }),
+          `${what} ${way}`,
+        ).toBeGreaterThan(100);
+  });
+
+  it("name protocols of this node and no peer, however many come", async () => {
+    const node = await start([libp2p({ listen }), stream(), pubsub()]);
+    const others: AimoNode[] = [];
+    for (let i = 0; i < 5; i++) others.push(await joined(node));
+    const lines = (await scrape(node)).split("\n").filter((line) => line.startsWith("libp2p_"));
+    const protocols = lines.flatMap((line) => /protocol="(?:inbound |outbound )?([^ "]+)/.exec(line)?.[1] ?? []);
+    const host = await node.use("libp2p").host();
+    expect(protocols.length).toBeGreaterThan(4);
+    expect(protocols.filter((name) => name !== "global" && !host.getProtocols().includes(name))).toEqual([]);
+    expect(lines.filter((line) => others.some(({ id }) => line.includes(id)))).toEqual([]);
+    expect(lines.length).toBeLessThan(100);
+  });
+
+  it("come and go with the plugin while connections stay, and go on with the next host", async () => {
+    await using node = await createNode({ drain: 0, plugins: [libp2p({ listen }), ...door] });
+    await joined(node);
+    const host = await node.use("libp2p").host();
+    const other = metrics();
+    for (const plugins of [[metrics()], [], [other]]) {
+      await node.reload({ drain: 0, plugins: [...plugins, libp2p({ listen }), ...door] });
+      const text = await scrape(node);
+      if (plugins.length === 0) expect(text).not.toContain("libp2p_");
+      else expect(valueOf(text, "libp2p_connection_manager_connections", { what: "inbound" })).toBe(1);
+    }
+    expect(await node.use("libp2p").host()).toBe(host);
+    await collect(node, chat("m", { stream: true }));
+    const sent = { protocol: "/aimo/link/1.0.0 sent" };
+    const before = valueOf(await scrape(node), "libp2p_data_transfer_bytes_total", sent) as number;
+    expect(before).toBeGreaterThan(100);
+
+    await node.reload({ drain: 0, plugins: [other, libp2p({ listen, encrypt: ["tls"] }), ...door] });
+    await joined(node);
+    const text = await scrape(node);
+    expect(valueOf(text, "libp2p_data_transfer_bytes_total", sent)).toBeGreaterThanOrEqual(before);
+    expect(valueOf(text, "libp2p_connection_manager_dials_total", { what: "inbound" })).toBe(2);
+    const address = text.split("\n").filter((line) => line.startsWith("libp2p_tcp_inbound_connections{"));
+    expect(address).toHaveLength(1);
+  });
+
+  it("of two nodes in a process are told apart", async () => {
+    const node = await start([libp2p({ listen }), stream()]);
+    const other = await start([libp2p({ listen }), stream()]);
+    await joined(node);
+    const connections = async (of: AimoNode): Promise<unknown> =>
+      valueOf(await scrape(of), "libp2p_connection_manager_connections", { what: "inbound" });
+    expect(await connections(node)).toBe(1);
+    expect(await connections(other)).toBe(0);
   });
 });
 

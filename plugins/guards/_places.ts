@@ -1,0 +1,62 @@
+import type { Runtime } from "../../core/runtime.ts";
+import type { Store } from "../stores/_store.ts";
+
+/** Places that calls hold in stores. They are kept as long as the node lives, and end by themselves when it does not. */
+export interface Places {
+  /** What gives it back, once; undefined when all are taken. Rejects as the store does. */
+  take(store: Store, key: string, most: number): Promise<(() => void) | undefined>;
+  /** Gives back all. */
+  close(): Promise<void>;
+}
+
+interface Place {
+  readonly store: Store;
+  readonly key: string;
+  readonly id: string;
+}
+
+/** How long a place outlives its node. ms */
+const KEPT = 15_000;
+
+export function createPlaces(runtime: Runtime): Places {
+  const own = Buffer.from(runtime.randomBytes(9)).toString("base64url");
+  const places = new Set<Place>();
+  let made = 0;
+  let stop: (() => void) | undefined;
+  let closed = false;
+
+  /** One timer for all, while there are some. */
+  function watch(): void {
+    if (closed) return;
+    stop ??= runtime.setTimeout(KEPT / 3, () => {
+      stop = undefined;
+      for (const { store, key, id } of places) store.renew(key, id, KEPT).catch(() => undefined); // at the next time
+      if (places.size > 0) watch();
+    });
+  }
+
+  async function leave({ store, key, id }: Place): Promise<void> {
+    await store.release(key, id).catch(() => undefined); // it ends by itself
+  }
+
+  return {
+    async take(store, key, most) {
+      const place = { store, key, id: `${own}.${made++}` };
+      try {
+        if (!(await store.lease(key, place.id, most, KEPT))) return undefined;
+      } catch (error) {
+        void leave(place); // the store may have given it, and only the answer got lost
+        throw error;
+      }
+      places.add(place);
+      watch();
+      return () => void (places.delete(place) && leave(place));
+    },
+    async close() {
+      closed = true;
+      stop?.();
+      await Promise.all([...places].map(leave));
+      places.clear();
+    },
+  };
+}

@@ -1,0 +1,107 @@
+import { describe, expect, it, onTestFinished } from "vitest";
+import { AimoError, createNode, type AimoNode, type Origin } from "../../../core/index.ts";
+import { rateLimit, type RateLimitOptions } from "../../../plugins/guards/index.ts";
+import { openLocal } from "../../../plugins/stores/_local.ts";
+import type { Store } from "../../../plugins/stores/_store.ts";
+import { provider, whole } from "../../kit/local.ts";
+import { chat, collect, origin } from "../../suites/index.ts";
+
+/** A store of a node's own, named by the config of this one, which a test may take down. */
+async function stage(options: RateLimitOptions, whenDown: Store["whenDown"] = "open") {
+  let down = false;
+  const keys = new Set<string>();
+  const local = openLocal({ config: {}, runtime: { now: Date.now } } as unknown as AimoNode);
+  onTestFinished(() => local.close());
+  const up =
+    <Args extends [string, ...unknown[]], T>(run: (...args: Args) => Promise<T>) =>
+    async (...args: Args): Promise<T> => {
+      if (down) throw new AimoError("OVERLOADED", "It is down.");
+      keys.add(args[0]);
+      return run(...args);
+    };
+  const store: Store = {
+    ...local,
+    kind: "test",
+    whenDown,
+    count: up(local.count),
+    lease: up(local.lease),
+    renew: up(local.renew),
+    release: up(local.release),
+  };
+  const node = await createNode({
+    drain: 0,
+    plugins: [
+      { name: "store-test", provides: ["store"], setup: (face) => face.provide("store", store) },
+      rateLimit(options),
+      provider("one", whole("{}")),
+    ],
+  });
+  onTestFinished(() => node.close());
+  return {
+    keys,
+    set down(is: boolean) {
+      down = is;
+    },
+    async ask(n: number, from: Partial<Origin> = { client: "a" }) {
+      const asked = await Promise.all(
+        Array.from({ length: n }, () => collect(node, chat("m"), { origin: origin(from) })),
+      );
+      return asked.map(({ outcome: { error, status } }) => error ?? status);
+    },
+  };
+}
+
+const passed = (all: readonly unknown[]): number => all.filter((each) => each === "ok").length;
+
+describe("while the store is down", () => {
+  it("calls go on by what this node counts itself, and by the store's count when it is back", async () => {
+    const on = await stage({ client: { requests: 3, tokens: 10_000, calls: 5 } });
+    expect(passed(await on.ask(2))).toBe(2);
+    on.down = true;
+    expect(passed(await on.ask(5))).toBe(3);
+    on.down = false;
+    expect(passed(await on.ask(5))).toBe(1);
+  });
+
+  it("calls are refused where it says so, with 503 and when to come back, and no place stays taken", async () => {
+    const all = { requests: 3, tokens: 10_000, calls: 1 };
+    const on = await stage({ client: all, provider: all, node: { requests: 5, calls: 5 } }, "closed");
+    on.down = true;
+    for (const error of await on.ask(5))
+      expect(error).toMatchObject({
+        code: "OVERLOADED",
+        status: 503,
+        message: "The store of the limits (test) cannot be reached; try again shortly.",
+        data: { retryAfter: 1_000 },
+      });
+    on.down = false;
+    // Nor was anything counted.
+    for (let i = 0; i < 3; i++) expect(await on.ask(1)).toEqual(["ok"]);
+  });
+
+  it("what only the node counts goes on", async () => {
+    const on = await stage(
+      { client: { requests: false }, provider: { requests: false }, node: { requests: 3 } },
+      "closed",
+    );
+    on.down = true;
+    expect(passed(await on.ask(5))).toBe(3);
+    expect(on.keys.size).toBe(0);
+  });
+});
+
+it("a store learns of clients and providers by a hash alone", async () => {
+  const on = await stage({ client: { tokens: 1_000, calls: 1 } });
+  await on.ask(1, { address: "192.0.2.77" });
+  await on.ask(1, { client: "someone@example.com" });
+  expect(on.keys.size).toBe(7);
+  for (const key of on.keys) expect(key).toMatch(/^rate:(client|provider):[\w-]{43}:(requests|tokens|calls)$/);
+});
+
+it("a store must stand before the limits that use it", async () => {
+  const store = { name: "store-test", provides: ["store"] as const, setup: () => undefined };
+  await expect(createNode({ plugins: [rateLimit(), store] })).rejects.toMatchObject({
+    code: "CONFIG_INVALID",
+    message: "store-test must stand before guard-rate-limit in `plugins`, which uses it.",
+  });
+});
