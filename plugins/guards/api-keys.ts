@@ -167,7 +167,7 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
             'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const grant = grantOf(text);
-        if (grant === undefined && isForAnother(node, text)) return;
+        if (grant === undefined && !isMade(text) && isForAnother(node, text)) return;
         if (grant === undefined) throw unknown();
         if (!hasScope(grant, scope))
           throw new AimoError("FORBIDDEN", `This API key has not the scope "${scope}", which this needs.`);
