@@ -1,7 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createStorage } from "unstorage";
+import { createStorage, type Driver } from "unstorage";
 import memoryDriver from "unstorage/drivers/memory";
 import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
@@ -60,7 +60,7 @@ async function refusal(node: AimoNode, key: string, scope?: Scope): Promise<stri
 
 /** A store that nodes share, and that can be down. */
 function sharedStore(whenDown: Store["whenDown"] = "open") {
-  const driver = memoryDriver();
+  const driver = memoryDriver() as Required<Driver>;
   const state = { down: false, asked: 0 };
   const asked =
     <A extends unknown[], R>(method: (...args: A) => R) =>
@@ -69,14 +69,14 @@ function sharedStore(whenDown: Store["whenDown"] = "open") {
       if (state.down) throw new AimoError("OVERLOADED", "It is down.", { retryAfter: 1_000 });
       return await method(...args);
     };
+  const { hasItem, getItem, setItem, removeItem, getKeys } = driver;
   const values = createStorage({
     driver: {
-      name: "shared",
-      hasItem: asked(driver.hasItem.bind(driver)),
-      getItem: asked(driver.getItem.bind(driver)),
-      setItem: asked(driver.setItem!.bind(driver)),
-      removeItem: asked(driver.removeItem!.bind(driver)),
-      getKeys: asked(driver.getKeys.bind(driver)),
+      hasItem: asked(hasItem),
+      getItem: asked(getItem),
+      setItem: asked(setItem),
+      removeItem: asked(removeItem),
+      getKeys: asked(getKeys),
     },
   });
   const store = { kind: "shared", whenDown, values } as Store;
@@ -512,8 +512,9 @@ describe.each([
     beforeAll(async () => void (server = await open(cleanup)), 60_000);
     const node = (whenDown: "open" | "closed" = "open"): Promise<AimoNode & { keys: KeyService }> =>
       start({ plugins: [plugin({ url: server.url, timeout: 5_000, whenDown })] });
-    const turns = (other: AimoNode, key: string, to: string | undefined) =>
-      expect.poll(() => refusal(other, key), { timeout: 20_000, interval: 50 }).toBe(to);
+    const turns = async (other: AimoNode, key: string, to: string | undefined): Promise<void> => {
+      await expect.poll(() => refusal(other, key), { timeout: 20_000, interval: 50 }).toBe(to);
+    };
 
     it("a key that is made, replaced and revoked on one is so on the other", async () => {
       expectClean();
