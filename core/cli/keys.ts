@@ -1,8 +1,9 @@
-import { confirm, isCancel } from "@clack/prompts";
+import { confirm } from "@clack/prompts";
 import type { ShownKey } from "../../plugins/guards/_made-keys.ts";
 import type { Allowance, Scope } from "../call.ts";
 import { AimoError } from "../error.ts";
 import { findNode, type Asked } from "./ask.ts";
+import { orLeft } from "./left.ts";
 import { duration, plain, printJson, table } from "./table.ts";
 
 type Where = Omit<Asked, "url">;
@@ -81,8 +82,7 @@ export async function revoke(id: string, { node, json = false, yes = false }: Wh
 async function isSure(id: string, json: boolean): Promise<boolean> {
   if (json || !process.stdin.isTTY || !process.stdout.isTTY)
     throw new AimoError("CONFIG_INVALID", "A key that is revoked cannot be had back: say --yes.");
-  const sure = await confirm({ message: `Revoke ${plain(id)} for good?`, initialValue: false });
-  return !isCancel(sure) && sure;
+  return (await orLeft(confirm({ message: `Revoke ${plain(id)} for good?`, initialValue: false }))) === true;
 }
 
 function tell({ key, ...made }: Made, json: boolean | undefined, sentence: string): void {

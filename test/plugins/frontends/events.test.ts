@@ -218,6 +218,19 @@ describe("GET /v1/events", () => {
     expect((await listen()).status).toBe(401);
   });
 
+  it("tells a client whose wallet signed its key no calls of others: nobody made it an admin", async () => {
+    const [alice, bob] = [wallet(1), wallet(2)];
+    const { listen, ask, node } = await start([
+      walletKeys({ wallets: [alice.id, bob.id] }),
+      provider("p", whole("1")),
+    ]);
+    const listener = await listen("", { authorization: `Bearer ${alice.key()}` });
+    const ids = [await ask(bob.key()), await ask(alice.key())];
+    await node.reload({ ...node.config, drain: 1 } as NodeConfig);
+    const told = (await listener.rest()).filter(is("call:end"));
+    expect(told.map(({ data }) => data["id"])).toEqual([ids[1]]);
+  });
+
   it("?types= leaves the others out, and refuses what there is not", async () => {
     const { listen, ask } = await start([provider("p", whole("1"))]);
     const listener = await listen("?types=call:end,peer:join");
