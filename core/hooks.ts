@@ -53,6 +53,21 @@ export interface NodeHooks {
   "frame:error": (frame: ErrorFrame, call: Call) => void;
   /** A peer's advert, checked: what it offers, and its load. */
   "frame:heartbeat": (frame: HeartbeatFrame) => void;
+  /**
+   * What this node says of itself: to `peer` in the HELLO of a link, or, without one, to all in its advert. Keys may be
+   * added, whose values CBOR can hold; nodes that do not know them pass over them.
+   */
+  "peer:greet": (said: Record<string, unknown>, peer?: string) => void;
+  /**
+   * A peer's HELLO, before anything is done for it: a throw closes the link, and the peer gets to know the message. Asked
+   * again when the config has changed, and by `node.review`: then the link goes when its calls have ended.
+   */
+  "peer:admit": (peer: string, hello: Readonly<Record<string, unknown>>) => Awaitable<void>;
+  /**
+   * A peer's advert, over whatever way it came, before its signature is checked: after a throw it counts for nothing, and
+   * the peer gets to know the message if it said it itself. Synchronous. Asked again as `peer:admit` is.
+   */
+  "peer:offer": (peer: string, advert: Readonly<Record<string, unknown>>) => undefined;
   /** The first link to a peer is up. */
   "peer:join": (peer: string) => void;
   /** The last one is down. */
@@ -87,6 +102,9 @@ const NAMES = [
   "frame:chunk",
   "frame:error",
   "frame:heartbeat",
+  "peer:greet",
+  "peer:admit",
+  "peer:offer",
   "peer:join",
   "peer:leave",
   "link:up",

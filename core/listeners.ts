@@ -50,7 +50,7 @@ export function createHooks(
       const detail = whereOf(cause);
       return new AimoError("PLUGIN_FAILED", `The plugin ${plugin} failed in ${name}.`, { plugin, detail, cause });
     };
-    const synchronous = name === "frame:chunk";
+    const synchronous = name === "frame:chunk" || name === "peer:offer";
     return (...args) => {
       let result: unknown;
       try {
@@ -61,7 +61,7 @@ export function createHooks(
       if (!isPromise(result)) return undefined;
       if (synchronous) {
         Promise.resolve(result).catch(() => undefined);
-        throw new AimoError("PLUGIN_FAILED", `${plugin}: frame:chunk must be synchronous.`, { plugin });
+        throw new AimoError("PLUGIN_FAILED", `${plugin}: ${name} must be synchronous.`, { plugin });
       }
       return within(result, plugin, name).catch((cause: unknown) => {
         throw failed(cause);

@@ -56,6 +56,8 @@ export interface AimoNode extends AsyncDisposable {
    * reaches it; nothing is listed then.
    */
   register(advert: SignedAdvert): Promise<string>;
+  /** Asks `peer:greet`, `peer:admit` and `peer:offer` anew: who is refused now loses its targets, and its links when its calls have ended. */
+  review(): void;
   /** Adds a provider while the node runs, beside those of plugins; the result takes it off. Throws CONFIG_INVALID when its name is taken. */
   serve(provider: Provider): () => void;
   /** Returns what takes it off. Throws CONFIG_INVALID for an unknown name. */
@@ -113,7 +115,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   };
   const sessions = createSessions(
     wire,
-    () => Math.min(1, pipeline.size / settings.limits.calls),
+    () => find("load")?.() ?? Math.min(1, pipeline.size / settings.limits.calls),
     () => parts("transport"),
   );
   let reloading: Promise<unknown> | undefined;
@@ -163,6 +165,7 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
       return sessions.advert;
     },
     register: sessions.register,
+    review: sessions.renew,
     serve: catalog.add,
     hook: (name, listener) => hooks.on(name, listener as () => void, "node"),
     emit: (name, ...args) => hooks.guard(name, ...args),

@@ -194,8 +194,8 @@ export interface LinkEvents {
  * are not private are sealed end to end, those that are not ordered or reliable are repaired.
  */
 export interface Transport {
-  /** `heard` takes what another node broadcast; it never throws. */
-  listen(accept: (link: Link) => LinkEvents, heard: (message: Uint8Array) => void): Awaitable<void>;
+  /** `heard` takes what another node broadcast; it never throws. False: it is not to be passed on. */
+  listen(accept: (link: Link) => LinkEvents, heard: (message: Uint8Array) => boolean | undefined): Awaitable<void>;
   /** Makes a link to a peer on demand: `accept` has been called when it resolves. Rejects when the peer cannot be reached. */
   reach?(peer: string, signal: AbortSignal): Awaitable<void>;
   /** To all at once, for adverts. Must not throw. */

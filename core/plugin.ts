@@ -43,6 +43,8 @@ export interface NodeServices {
   auth: true;
   /** Where `node.log` writes; without it warnings and errors go to stderr. */
   log: (level: LogLevel, message: string, fields: LogFields) => void;
+  /** How full the node says it is in its advert, 0 idle … 1 full; must not throw. Without it open calls of `limits.calls`. */
+  load: () => number;
 }
 export type ServiceName = keyof NodeServices & string;
 
@@ -87,8 +89,11 @@ export const BUILT_IN: readonly string[] = [
   "guard-api-keys",
   "guard-jwt",
   "guard-rate-limit",
+  "guard-overload",
+  "guard-trust",
   "guard-wallet-keys",
   "host-libp2p",
+  "observer-ledger",
   "observer-logger",
   "observer-metrics",
   "observer-request-log",

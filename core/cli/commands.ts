@@ -4,8 +4,10 @@ import type { BenchOptions } from "./bench.ts";
 import type { ChatOptions } from "./chat.ts";
 import type { DoctorOptions } from "./doctor.ts";
 import type { ConfigOptions } from "./effective.ts";
+import type { InviteFlags } from "./invite.ts";
 import type { CreateOptions } from "./keys.ts";
 import type { RouteOptions } from "./route.ts";
+import type { UsageOptions } from "./usage.ts";
 
 const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
 /** Its commas belong to it. */
@@ -15,6 +17,15 @@ function toCount(value: string): number {
   const count = Number(value);
   if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("it must be a whole number above 0.");
   return count;
+}
+
+const UNITS: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+function toDuration(value: string): number {
+  const [, count = "0", unit = ""] = /^(\d{1,4})([mhd])$/.exec(value) ?? [];
+  const ms = Number(count) * (UNITS[unit] ?? 0);
+  if (ms === 0) throw new InvalidArgumentError("it must be a time such as 30m, 12h or 30d.");
+  return ms;
 }
 
 function toSize(value: string): number {
@@ -32,19 +43,10 @@ function toScopes(value: string, before: string[] = []): string[] {
   return [...before, value];
 }
 
-const UNITS = { m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 } as const;
-
-/** ms of `90m`, `12h`, `30d`, `2w`. */
-function toSpan(value: string): number {
-  const [, count = "", unit = ""] = /^([1-9]\d{0,5})([mhdw])$/.exec(value) ?? [];
-  if (unit === "") throw new InvalidArgumentError("it must look like 90m, 12h, 30d or 2w.");
-  return Number(count) * UNITS[unit as keyof typeof UNITS];
-}
-
-/** Unix ms of a span from now on, or of a date. */
+/** Unix ms. */
 function toMoment(value: string): number {
-  const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Date.now() + toSpan(value);
-  if (Number.isNaN(date)) throw new InvalidArgumentError("it must look like 30d, or 2030-12-31.");
+  const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Date.now() + toDuration(value);
+  if (Number.isNaN(date)) throw new InvalidArgumentError("it must be a day such as 2030-12-31.");
   return date;
 }
 
@@ -128,6 +130,38 @@ export function registerCommands(program: Command): void {
     .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
     .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 
+  node(json(program.command("invite").description("Let another node provide models here or call: a token for it.")))
+    .option("--provide", "it may offer models (what it may where nothing is said)")
+    .option("--call", "it may call")
+    .option("--for <peer>", "its peer id, where it is known (default: whichever node comes with the token first)")
+    .option("--expires <time>", "how long it is let in: 30m, 12h, 30d (default: 30d)", toDuration)
+    .option("--label <text>", "what is seen of it in the list")
+    .option("--data-dir <folder>", "of this node (default: of the one that runs, else ~/.aimo/gateway)")
+    .option("--list", "in place of all these: who was let in, by the node that runs")
+    .option("--revoke <id>", "in place of all these: let in nobody by this one any more, an id or the token")
+    .addHelpText("after", "\nIt counts at nodes that have trust(). The other node passes it with --invite.")
+    .action(async (options: Partial<InviteFlags>) =>
+      (await import("./invite.ts")).invite({ expires: 30 * 86_400_000, ...options }),
+    );
+  asks(
+    program
+      .command("usage")
+      .description("Show what was used and what it cost, as the ledger of a running node has it."),
+  )
+    .addOption(
+      new Option("--by <what>", "model, client, provider or day")
+        .choices(["model", "client", "provider", "day"])
+        .default("model"),
+    )
+    .option("--since <time>", "a date, or how long ago: 30m, 24h, 7d, 4w", "7d")
+    .option("--until <time>", "the same (default: now)")
+    .option("--client <name>", "of this client alone")
+    .addOption(new Option("--csv", "for a spreadsheet").conflicts(["json", "export", "compare"]))
+    .addOption(new Option("--export", "each attempt as a JSON line, with its receipt").conflicts(["json", "compare"]))
+    .option("--compare <file>", "what another node has exported: show where the two ledgers do not agree")
+    .addHelpText("after", "\nExit codes: 0 done, 1 failed, or the ledgers do not agree, 2 wrong usage.")
+    .action(async (options: UsageOptions) => (await import("./usage.ts")).usage(options));
+
   node(
     about(program.command("doctor").description("Look at all that a node needs, layer by layer, and say what fails.")),
   )
@@ -152,7 +186,7 @@ function keyCommands(keys: Command, asking: (command: Command) => Command): void
       "call, read or admin; may be given several times (default: call, which reads what is its own)",
       toScopes,
     )
-    .option("--expires <when>", "such as 90m, 12h, 30d, 2w or 2030-12-31 (default: never)", toMoment)
+    .option("--expires <when>", "after 30m, 12h, 30d, or on a day such as 2030-12-31 (default: never)", toMoment)
     .option("--model <name>", "that it may call, * for any characters; may be given several times (default: all)", each)
     .option("--requests <number>", "a minute", toCount)
     .option("--tokens <number>", "a minute", toCount)
@@ -167,7 +201,7 @@ function keyCommands(keys: Command, asking: (command: Command) => Command): void
 
   asking(keys.command("rotate").description("Make another key in the place of one: id, limits and usage stay."))
     .argument("<id>", "as `aimo keys list` shows it")
-    .option("--grace <span>", "how long the key before works on, such as 90m or 1d (default: not at all)", toSpan)
+    .option("--grace <time>", "how long the key before works on: 30m, 12h, 30d (default: not at all)", toDuration)
     .action(async (id: string, options: Asked & { grace?: number }) => (await import("./keys.ts")).rotate(id, options));
 
   asking(keys.command("revoke").description("End a key, for good. Calls that run go on."))

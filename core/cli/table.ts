@@ -43,6 +43,11 @@ export function duration(ms: number): string {
   return `${Math.floor(ms / (size as number))} ${unit}`;
 }
 
+/** Six places: some calls cost a millionth. */
+export function dollars(usd: number): string {
+  return usd.toFixed(6);
+}
+
 /** `name value, …` */
 export function pairs(values: object): string {
   return Object.entries(values)

@@ -69,13 +69,14 @@ export function makeAdvert(
 
 /**
  * Throws INVALID_MESSAGE_FORMAT or UNAUTHORIZED. Limits are checked before the signature, which is dear: the bytes that
- * `known` gives for the peer have been checked before.
+ * `known` gives for the peer have been checked before. What `ask` throws is thrown before it, too.
  */
 export function readAdvert(
   blob: Uint8Array,
   signature: Uint8Array,
   identity: Identity,
   known?: (peer: string) => Uint8Array | undefined,
+  ask?: (advert: Advert) => void,
 ): Advert {
   if (blob.length > MAX_ADVERT) throw malformed(`an advert of ${blob.length} bytes`);
   const parsed = shape.safeParse(decodeMap(blob));
@@ -83,6 +84,7 @@ export function readAdvert(
   const advert = parsed.data;
   if (advert.providers.reduce((sum, { models }) => sum + models.length, 0) > MAX_MODELS)
     throw malformed(`an advert of more than ${MAX_MODELS} models`);
+  ask?.(advert);
   const before = known?.(advert.peer);
   if (before && Buffer.compare(before, blob) === 0) return advert;
   if (!identity.verify(advert.peer, Buffer.concat([DOMAIN, blob]), signature))

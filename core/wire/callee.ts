@@ -96,6 +96,9 @@ export function answer(
     refuse(error);
     return self;
   }
+  const origin: Origin = { kind: "peer", via: link.via, peer: link.peer, headers: {} };
+  const admitted = (async () => kernel.admit(origin, "call"))(); // who is refused need not send the body
+  admitted.catch((error: unknown) => fail(AimoError.from(error)));
   outbox.control(encodeMessage(Type.ALIVE, 0, number, 0, ACCEPTED));
   stopAlive = runtime.setTimeout(ALIVE_EVERY, () => alive(download.offset));
   if ((request.flags & Flag.LAST) !== 0) take(() => true);
@@ -158,8 +161,7 @@ export function answer(
   }
 
   async function open(body: Uint8Array): Promise<Outcome> {
-    const origin: Origin = { kind: "peer", via: link.via, peer: link.peer, headers: {} };
-    await kernel.admit(origin, "call");
+    await admitted;
     const asked = { firstChunk: head.firstChunkMs, gap: head.gapMs };
     return kernel.open(toRequest(head, body), { write }, { origin, signal: controller.signal, timeouts: asked });
   }

@@ -1,8 +1,10 @@
 import { AimoError } from "../error.ts";
 import type { Handler } from "../parts.ts";
+import { greeting } from "./admission.ts";
 import { makeAdvert, readAdvert, toHeartbeat, toOffers, type Advert, type SignedAdvert } from "./advert.ts";
 import { decodeMessage, encodeHead, HEADER, Type } from "./codec.ts";
 import { decodeHead, type Head } from "./heads.ts";
+import { createJudge } from "./judge.ts";
 import type { WireKernel } from "./session.ts";
 
 /** ms until a receiver forgets an advert; it is sent anew three times in that time. */
@@ -38,13 +40,13 @@ export interface Directory {
   own(status?: Advert["status"]): Uint8Array;
   /** The same, as another node takes it by `register`. */
   signed(status: Advert["status"]): SignedAdvert;
-  /** Takes what was broadcast. Never throws. */
-  heard(message: Uint8Array): void;
+  /** Takes what was broadcast. Never throws. False for what plugins refuse: it is not to be passed on. */
+  heard(message: Uint8Array): boolean;
   /**
-   * Takes an advert that came over a link with `from`, or was broadcast. Nothing when it does not count. Throws
-   * INVALID_MESSAGE_FORMAT or UNAUTHORIZED.
+   * Takes an advert that came over a link with `from`. Nothing when it does not count. Throws INVALID_MESSAGE_FORMAT or
+   * UNAUTHORIZED.
    */
-  take(head: Head<typeof Type.ADVERT>, from?: string): Advert | undefined;
+  take(head: Head<typeof Type.ADVERT>, from: string): Advert | undefined;
   /** Takes one that came neither way. Throws FORBIDDEN, too, when it does not count. */
   register(advert: SignedAdvert): Advert;
   /** Peers through which this one may be asked, itself among them. */
@@ -54,6 +56,8 @@ export interface Directory {
   /** What came this way is withdrawn. */
   drop(peer: string, way: string): void;
   forget(peer: string): void;
+  /** Plugins are asked anew what counts. */
+  review(): void;
   /** Does it offer anything? */
   offers(peer: string): boolean;
   /** All that are known. */
@@ -68,6 +72,8 @@ export interface DirectoryEnds {
   handle(peer: string, target: string): Handler;
   /** Not to be believed. */
   shunned(peer: string, way: string): boolean;
+  /** To a peer that is linked. */
+  say(peer: string, message: Uint8Array): void;
   /** For a relay: there is news of this peer. */
   news(peer: string): void;
   /** For a relay: a way to this peer is gone, and maybe all that there was to tell some of the others. */
@@ -80,6 +86,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
   const known = new Map<string, Known>();
   const carried = new Map<string, Set<string>>(); // way -> peers
   const skewed = new Map<string, number>(); // peer -> start, told once
+  const judge = createJudge(kernel, ends.say);
   let seq = 0;
   let told = { offers: catalog.local(), load: 0, at: 0, status: "", message: new Uint8Array(0) as Uint8Array };
 
@@ -147,6 +154,25 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     return catalog.local() !== told.offers || moved || runtime.now() - told.at >= TTL / 3;
   }
 
+  function take(
+    { blob, signature, path = [], gone = [], refused }: Head<typeof Type.ADVERT>,
+    from = AIR,
+  ): Advert | undefined {
+    if (from !== AIR) for (const peer of gone) withdraw(peer, from);
+    if (from !== AIR && refused !== undefined) judge.refused(from, refused);
+    if (blob === undefined || signature === undefined) return undefined;
+    const before = (peer: string): Uint8Array | undefined => known.get(peer)?.blob;
+    const advert = readAdvert(blob, signature, identity, before, (read) => judge.ask(read, from));
+    const { peer } = advert;
+    if (peer === identity.peerId || ends.shunned(peer, from)) return undefined;
+    if (from !== peer) {
+      const relayed = path.at(-1) === from && path.length <= MAX_PATH && !path.includes(identity.peerId);
+      if ((from !== AIR && !relayed) || tooOld(advert)) return undefined;
+    }
+    enter(advert, blob, signature, from, from === peer ? [] : path);
+    return known.has(peer) ? advert : undefined;
+  }
+
   const directory: Directory = {
     get due() {
       return isDue();
@@ -158,7 +184,7 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
       const offers = catalog.local();
       const load = ends.load();
       const facts = { peer: identity.peerId, start, seq: ++seq, ttl: TTL, timestamp: Math.round(now), status, load };
-      const { blob, signature, omitted } = makeAdvert(facts, offers, identity);
+      const { blob, signature, omitted } = makeAdvert({ ...greeting(hooks), ...facts }, offers, identity);
       if (omitted > 0 && offers !== told.offers) {
         const message = `${omitted} models do not fit into an advert; name those that matter in the provider's \`models\`.`;
         hooks.tell("node:error", new AimoError("CONFIG_INVALID", message));
@@ -166,30 +192,27 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
       told = { offers, load, at: now, status, message: encodeHead(Type.ADVERT, 0, 0, { blob, signature, path: [] }) };
       return told.message;
     },
-    take({ blob, signature, path = [], gone = [] }, from = AIR) {
-      if (from !== AIR) for (const peer of gone) withdraw(peer, from);
-      if (blob === undefined || signature === undefined) return undefined;
-      const advert = readAdvert(blob, signature, identity, (peer) => known.get(peer)?.blob);
-      const { peer } = advert;
-      if (peer === identity.peerId || ends.shunned(peer, from)) return undefined;
-      if (from !== peer) {
-        const relayed = path.at(-1) === from && path.length <= MAX_PATH && !path.includes(identity.peerId);
-        if ((from !== AIR && !relayed) || tooOld(advert)) return undefined;
+    take(head, from) {
+      try {
+        return take(head, from);
+      } catch (error) {
+        if (AimoError.from(error).code !== "FORBIDDEN") throw error;
+        return undefined;
       }
-      enter(advert, blob, signature, from, from === peer ? [] : path);
-      return known.has(peer) ? advert : undefined;
     },
     signed: (status) => decodeHead(Type.ADVERT, directory.own(status).subarray(HEADER)) as SignedAdvert,
     heard(bytes) {
       try {
         const message = decodeMessage(bytes);
-        if (message?.type === Type.ADVERT) directory.take(decodeHead(Type.ADVERT, message.body));
-      } catch {
-        // anyone may broadcast anything
+        if (message?.type === Type.ADVERT) take(decodeHead(Type.ADVERT, message.body));
+        return true;
+      } catch (error) {
+        // Anyone may broadcast anything.
+        return AimoError.from(error).code !== "FORBIDDEN";
       }
     },
     register({ blob, signature }) {
-      const taken = directory.take({ blob: Uint8Array.from(blob), signature: Uint8Array.from(signature) });
+      const taken = take({ blob: Uint8Array.from(blob), signature: Uint8Array.from(signature) });
       if (taken) return taken;
       const why = "it is of this very node, its clock is off by more than a minute, or its node is not talked to";
       throw new AimoError("FORBIDDEN", `The advert was not taken: ${why}.`);
@@ -204,6 +227,14 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     },
     drop,
     forget,
+    review() {
+      for (const [peer, { advert }] of [...known])
+        try {
+          judge.ask(advert);
+        } catch {
+          forget(peer);
+        }
+    },
     offers: (peer) => (known.get(peer)?.advert.providers.length ?? 0) > 0,
     get peers() {
       return known.keys();

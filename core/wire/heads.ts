@@ -98,6 +98,8 @@ const HEADS = {
     signature: bytes.optional(),
     path: z.array(z.string()).max(3).optional(),
     gone: z.array(z.string()).optional(),
+    /** Why the receiver's own advert does not count here. */
+    refused: z.string().optional(),
   }),
   [Type.BYE]: z.looseObject({ code: z.string(), message: z.string() }),
 };

@@ -1,4 +1,5 @@
 import { AimoError } from "../error.ts";
+import { createAdmission } from "./admission.ts";
 import type { Link, LinkEvents } from "../parts.ts";
 import { decodeMessage, encodeHead, encodeMessage, malformed, Type, type Message } from "./codec.ts";
 import { decodeHead, type Head } from "./heads.ts";
@@ -7,6 +8,8 @@ import type { Session, WireKernel } from "./session.ts";
 
 /** ms (PROTOCOL §3) */
 const HELLO_WITHIN = 3_000;
+/** It is kept as long as the link. bytes */
+const MAX_HELLO = 16_384;
 export const TICK = 500;
 const PING_AFTER = 1_000;
 const SUSPECT_AFTER = 1_500;
@@ -43,6 +46,8 @@ export interface AttachedLink {
   readonly home: Session | undefined;
   /** One side has said BYE. A peer that dies says nothing, and looks like a clean close. */
   readonly parted: boolean;
+  /** The plugins are asked anew whether the peer is taken. */
+  review(): void;
   /** Tells the peer why, then closes; with `error` at once. */
   bye(code: string, message: string, error?: AimoError): void;
 }
@@ -77,7 +82,12 @@ export function attach(
   let budgetAge = 0;
 
   const { calls, body } = settings.limits;
-  const hello = { v: 1, peer: identity.peerId, instance, features: [], limits: { calls, body } };
+  const admission = createAdmission(kernel, peer, link.single === true, {
+    enter: (head) => void (open && (session = ends.hello(attached, head))),
+    message: (bytes) => events.message(bytes),
+    refuse: (error) => attached.bye("refused", error.message, error),
+  });
+  const hello = { ...admission.said, v: 1, peer: identity.peerId, instance, features: [], limits: { calls, body } };
   outbox.control(encodeHead(Type.HELLO, 0, 0, hello));
   const stopHello = runtime.setTimeout(HELLO_WITHIN, () => {
     const error = new AimoError("NETWORK_ERROR", `the peer said no HELLO within ${HELLO_WITHIN} ms`);
@@ -105,7 +115,7 @@ export function attach(
       return !heard && quiet >= SUSPECT_AFTER;
     },
     get spent() {
-      return attached.suspect || ends.leaving();
+      return attached.suspect || ends.leaving() || admission.parting?.code === "refused";
     },
     forward: (other, message) => void forwards.set(other, message),
     tick(late) {
@@ -122,12 +132,15 @@ export function attach(
         outbox.control(message);
       }
       if (quiet >= CLOSE_AFTER) return end(new AimoError("NETWORK_ERROR", `the peer was silent for ${quiet} ms`));
+      if (admission.parting && session?.uses(attached) !== true)
+        return attached.bye(admission.parting.code, admission.parting.message);
       if (link.onDemand && link.dialled) {
         idle = session?.uses(attached) === false ? idle + TICK : 0;
         if (idle >= IDLE_AFTER) return attached.bye("closing", "the link is idle");
       }
       if (quiet >= PING_AFTER) outbox.control(encodeMessage(Type.PING, 0, 0, 0, runtime.randomBytes(8)));
     },
+    review: () => admission.review(),
     bye(code, message, error) {
       if (!open) return;
       parted = true;
@@ -176,11 +189,11 @@ export function attach(
     const { type, body: bytes } = message;
     if (session === undefined) {
       if (type !== Type.HELLO) throw malformed(`message ${type} before HELLO`);
+      if (bytes.length > MAX_HELLO) throw malformed(`a HELLO of ${bytes.length} bytes`);
       const head = decodeHead(Type.HELLO, bytes);
       if (head.peer !== peer) throw malformed("HELLO names another peer than the link");
       stopHello();
-      session = ends.hello(attached, head);
-      return;
+      return admission.ask(head);
     }
     switch (type) {
       case Type.PING:
@@ -220,6 +233,7 @@ export function attach(
       heard = true;
       if (woke) session?.gather(attached);
       try {
+        if (admission.hold(bytes)) return;
         const message = decodeMessage(bytes);
         if (message !== undefined) dispatch(message);
       } catch (error) {

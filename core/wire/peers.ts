@@ -1,3 +1,4 @@
+import { AimoError } from "../error.ts";
 import type { Runtime } from "../runtime.ts";
 import { createNumbers, type CallNumbers } from "./numbers.ts";
 import type { Session } from "./session.ts";
@@ -20,6 +21,8 @@ export interface Peers {
   isHere(peer: string): boolean;
   /** The newest instance that takes calls. */
   newest(peer: string): Session | undefined;
+  /** Why a new call of the peer must be refused, if it must: it may have `most`. */
+  refuse(peer: string, most: number): AimoError | undefined;
   /** Those with links, and the transports of these. */
   readonly linked: readonly { readonly id: string; readonly links: readonly string[] }[];
 }
@@ -72,6 +75,11 @@ export function createPeers(runtime: Runtime): Peers {
         usable.findLast((session) => session.best() !== undefined) ??
         usable.findLast((session) => session.links.size > 0)
       );
+    },
+    refuse(peer, most) {
+      if (of(peer).reduce((sum, session) => sum + session.open, 0) < most) return undefined;
+      const message = `A peer may have ${most} calls open here (limits.callsPerPeer).`;
+      return new AimoError("OVERLOADED", message, { retryAfter: 1_000 });
     },
     get linked() {
       return [...peers.keys()].filter(isHere).map((id) => ({

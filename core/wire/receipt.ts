@@ -91,9 +91,13 @@ function lazy(facts: Omit<Receipt, "raw" | "signature">, identity: Identity): Re
       return (raw ??= encode({ v: 1, ...facts }));
     },
     get signature() {
-      return (signature ??= identity.sign(Buffer.concat([DOMAIN, this.raw])));
+      return (signature ??= signReceipt(this.raw, identity));
     },
   };
+}
+
+export function signReceipt(raw: Uint8Array, identity: Pick<Identity, "sign">): Uint8Array {
+  return identity.sign(Buffer.concat([DOMAIN, raw]));
 }
 
 /** Reads what a peer sent as its receipt. Throws INVALID_MESSAGE_FORMAT. */

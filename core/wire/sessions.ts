@@ -17,11 +17,11 @@ export interface Sessions {
   /** For one transport. */
   door(): Door;
   /** What transports call with each message that another node broadcast. */
-  heard(message: Uint8Array): void;
+  heard(message: Uint8Array): boolean;
   readonly advert: SignedAdvert;
   register(advert: SignedAdvert): Promise<string>;
   readonly peers: Iterable<{ readonly id: string; readonly links: readonly string[] }>;
-  /** The node is another one: its advert is said anew, also over transports that have just come. */
+  /** The node is another one: it says itself anew, also over transports that have just come, and plugins judge all peers anew. */
   readonly renew: () => void;
   /** Tells the peers that no new calls are taken; resolves when theirs are answered to the last byte, at most `ms` later. */
   drain(ms: number): Promise<void>;
@@ -47,6 +47,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     handle,
     shunned: (peer, way) => shunned.has(peer) || shunned.has(pairOf(peer, way)),
     news: (peer) => (reach.news(peer), forward(peer)),
+    say: (peer, message) => peers.newest(peer)?.best()?.outbox.control(message),
     gone(peer) {
       if (settings.relay && !closing) forward(peer, shared(), encodeHead(Type.ADVERT, 0, 0, { gone: [peer] }));
     },
@@ -88,11 +89,6 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       const message = directory.forward(peer, link.peer) ?? none;
       if (message && link.peer !== peer) link.forward(peer, message);
     }
-  }
-
-  function shun(peer: string, error: AimoError): void {
-    shunned.add(peer);
-    hooks.tell("node:error", error);
   }
 
   /** To the peer itself, or to a relay that has a way to it. */
@@ -138,12 +134,8 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
 
   /** Why a peer's new call must be refused, if it must. */
   function refuse(peer: string): AimoError | undefined {
-    const retryAfter = 1_000;
-    if (closing) return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter, detail: "draining" });
-    const open = peers.of(peer).reduce((sum, session) => sum + session.open, 0);
-    if (open < settings.limits.callsPerPeer) return undefined;
-    const message = `A peer may have ${settings.limits.callsPerPeer} calls open here (limits.callsPerPeer).`;
-    return new AimoError("OVERLOADED", message, { retryAfter });
+    if (!closing) return peers.refuse(peer, settings.limits.callsPerPeer);
+    return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter: 1_000, detail: "draining" });
   }
 
   function begin(peer: string, own: CallNumbers): Session {
@@ -192,10 +184,14 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       closed(me, error) {
         links.delete(me);
         door.links.delete(me);
-        if (error?.code === "FORBIDDEN") shun(peer, error);
+        // A peer that is refused before it has a session may come back better.
+        if (error?.code === "FORBIDDEN" && me.session) {
+          shunned.add(peer);
+          hooks.tell("node:error", error);
+        }
         const session = me.session ?? me.home;
         if (session === undefined) {
-          if (!error) return;
+          if (!error || error.code === "FORBIDDEN") return;
           const message = `A link to ${peer} over ${link.via} failed: ${error.message}`;
           return hooks.tell("node:error", new AimoError(error.code, message));
         }
@@ -223,7 +219,7 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
       doors.add(door);
       return door;
     },
-    heard: (bytes) => void (closing || directory.heard(bytes)),
+    heard: (bytes) => !closing && directory.heard(bytes),
     get advert() {
       if (directory.due && !closing) advertise(); // else the peers would not hear what is signed here
       return directory.signed(closing ? "offline" : "healthy");
@@ -236,7 +232,11 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
     get peers() {
       return peers.linked;
     },
-    renew: directory.renew,
+    renew() {
+      directory.renew();
+      directory.review();
+      for (const link of links) link.review();
+    },
     async drain(ms) {
       closing = true;
       broadcast(directory.own("offline"));

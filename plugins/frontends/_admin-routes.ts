@@ -1,6 +1,7 @@
+import type { IncomingMessage } from "node:http";
 import { z } from "zod";
-import { AimoError } from "../../core/error.ts";
 import type { Call } from "../../core/call.ts";
+import { AimoError } from "../../core/error.ts";
 import type { Headers } from "../../core/frame.ts";
 import { listPlugins } from "../../core/listing.ts";
 import { mask } from "../../core/mask.ts";
@@ -8,11 +9,11 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import type { Decision } from "../../core/route.ts";
 import { ownPackage } from "../../core/package.ts";
-import { wished } from "../guards/_grant.ts";
-import { rotation } from "../guards/_keys-api.ts";
-import type { KeyService } from "../guards/api-keys.ts";
+import { signReceipt } from "../../core/wire/receipt.ts";
+import { rowsQuery, usageQuery, type Ledger } from "../observers/_ledger-query.ts";
+import type { Row } from "../observers/_ledger-row.ts";
 import { forwarded } from "./_answer.ts";
-import { parse } from "./_exchange.ts";
+import { parse, parseQuery } from "./_exchange.ts";
 
 /** What only the plugin knows. Unix ms. */
 export interface Since {
@@ -134,6 +135,30 @@ function showCall({ id, origin, startedAt, attempts, chunks, bytes }: Call): obj
   };
 }
 
+/** Sums. Throws INVALID_MESSAGE_FORMAT where no ledger is kept. */
+export function showUsage(node: AimoNode, req: IncomingMessage): Promise<object> {
+  return ledgerOf(node).usage(parseQuery(req, usageQuery));
+}
+
+/** A page of what was booked. What the node itself has said it signs now. */
+export async function showRows(node: AimoNode, req: IncomingMessage): Promise<object> {
+  const page = await ledgerOf(node).rows(parseQuery(req, rowsQuery));
+  return { ...page, data: page.data.map((row) => signed(row, node)) };
+}
+
+function ledgerOf(node: AimoNode): Ledger {
+  const ledger = node.find("ledger");
+  if (ledger !== undefined) return ledger;
+  const message = "This node keeps no ledger: add `ledger()` from aimo/observers to its `plugins`.";
+  throw new AimoError("INVALID_MESSAGE_FORMAT", message, { status: 404 });
+}
+
+function signed(row: Row, { id, identity }: AimoNode): Row {
+  if (row.receipt === null || row.signature !== null || row.peer !== id) return row;
+  const signature = signReceipt(Buffer.from(row.receipt, "base64"), identity);
+  return { ...row, signature: Buffer.from(signature).toString("base64") };
+}
+
 const question = z.strictObject({
   model: z.string().min(1),
   type: z.string().min(1).default("openai.chat"),
@@ -160,36 +185,4 @@ export function decide(node: AimoNode, body: Uint8Array): object {
     { kind: "local", via: "admin", headers },
   );
   return { ...decision, ...(error && error.toJSON()) };
-}
-
-const BY = "aimo keys";
-const id = z.string().min(1);
-const toRotate = rotation.extend({ id });
-const toRevoke = z.strictObject({ id });
-
-export async function listKeys(node: AimoNode): Promise<object> {
-  return { data: await keysOf(node).list() };
-}
-
-/** Each throws INVALID_MESSAGE_FORMAT, also for a key that is not there. */
-export function makeKey(node: AimoNode, body: Uint8Array): Promise<object> {
-  return keysOf(node).create(parse(body, wished), BY);
-}
-
-export function rotateKey(node: AimoNode, body: Uint8Array): Promise<object> {
-  const { id: of, grace } = parse(body, toRotate);
-  return keysOf(node).rotate(of, grace);
-}
-
-export async function revokeKey(node: AimoNode, body: Uint8Array): Promise<object> {
-  const { id: of } = parse(body, toRevoke);
-  await keysOf(node).revoke(of);
-  return { id: of, deleted: true };
-}
-
-function keysOf(node: AimoNode): KeyService {
-  const keys = node.find("keys");
-  if (keys) return keys;
-  const message = 'This node has no keys to make: add `apiKeys()` from "aimo/guards" to its plugins.';
-  throw new AimoError("INVALID_MESSAGE_FORMAT", message, { status: 404 });
 }

@@ -7,18 +7,18 @@ import type { Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { revokeInvite, showInvites } from "./_admin-invites.ts";
+import { listKeys, makeKey, revokeKey, rotateKey } from "./_admin-keys.ts";
 import {
   decide,
-  listKeys,
-  makeKey,
-  revokeKey,
-  rotateKey,
   showCalls,
   showConfig,
   showModels,
   showNode,
   showPeers,
   showPlugins,
+  showRows,
+  showUsage,
 } from "./_admin-routes.ts";
 import { entryOf, isAlive, runFolder, socketIn } from "./_admin-socket.ts";
 import { readBody, send, sendError } from "./_exchange.ts";
@@ -44,6 +44,10 @@ export function admin(): Plugin {
     "GET /peers": () => showPeers(node, { start, peers: joined }),
     "GET /models": () => showModels(node),
     "GET /calls": () => showCalls(node),
+    "GET /invites": () => showInvites(node),
+    "POST /invites/revoke": async (req) => revokeInvite(node, await readBody(req, MOST)),
+    "GET /usage": (req) => showUsage(node, req),
+    "GET /usage/rows": (req) => showRows(node, req),
     "POST /route": async (req) => decide(node, await readBody(req, MOST)),
     "GET /keys": () => listKeys(node),
     "POST /keys": async (req) => makeKey(node, await readBody(req, MOST)),

@@ -1,5 +1,4 @@
 import { z } from "zod";
-import type { Origin } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
@@ -11,6 +10,7 @@ import { createHealth } from "./_health.ts";
 import { createProviders } from "./_providers.ts";
 import { createReceipts } from "./_receipts.ts";
 import { resumeReply } from "./_resume.ts";
+import { seesAll } from "./_sees-all.ts";
 import type { Exchange } from "./http.ts";
 
 export interface AimoApiOptions {
@@ -104,18 +104,6 @@ function peek(body: Uint8Array): { model?: string; stream?: boolean } {
     return { ...(typeof model === "string" && { model }), ...(typeof stream === "boolean" && { stream }) };
   } catch {
     return {};
-  }
-}
-
-/** Everybody, where clients are not told apart. */
-async function seesAll({ find, admit }: AimoNode, origin: Origin): Promise<boolean> {
-  if (find("auth") === undefined) return true;
-  const { client: _, allowance: __, ...anew } = origin; // a guard passes over a client that is known already
-  try {
-    await admit(anew, "admin");
-    return true;
-  } catch {
-    return false;
   }
 }
 

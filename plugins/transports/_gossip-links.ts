@@ -103,7 +103,7 @@ export function createGossipLinks(
     const topic = responsesOf(inbox === "link" ? id : self);
     stopLeaving?.();
     stopLeaving = undefined;
-    gossip.join(topic, "last");
+    gossip.join(topic, "judged");
     return topic;
   }
 

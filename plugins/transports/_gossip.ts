@@ -22,8 +22,8 @@ const MAX_TOPICS = 1_024;
 export interface Gossip {
   /** Throws CONFIG_INVALID when gossipsub does not run on the host: it fails without a word. */
   check(): void;
-  /** `last`: messages on it are for this node alone, and go no further. */
-  join(topic: string, last?: "last"): void;
+  /** `judged`: messages on it go further only where `GossipEvents.message` says so. */
+  join(topic: string, judged?: "judged"): void;
   leave(topic: string): void;
   /** Who is known to take this topic's messages. */
   subscribers(topic: string): number;
@@ -36,8 +36,8 @@ export interface Gossip {
 
 /** What gossipsub tells; a throw is logged. */
 export interface GossipEvents {
-  /** `from` is the neighbour that passed it on. */
-  message(topic: string, data: Uint8Array, from: string): void;
+  /** `from` is the neighbour that passed it on. Is it to go further? */
+  message(topic: string, data: Uint8Array, from: string): boolean;
   subscription(peer: string, topic: string, subscribed: boolean): void;
 }
 
@@ -58,25 +58,26 @@ export async function createGossip(node: AimoNode, host: Host, events: GossipEve
 
   /** A listener that throws would end the process. */
   const guarded =
-    <E>(listener: (event: E) => void) =>
-    (event: E): void => {
+    <E, R>(listener: (event: E) => R) =>
+    (event: E): R | undefined => {
       try {
-        listener(event);
+        return listener(event);
       } catch (cause) {
         node.log(
           "error",
           `a gossip message broke something: ${cause instanceof Error ? cause.message : String(cause)}`,
         );
+        return undefined;
       }
     };
 
-  const message = guarded<{ topic: string; data: Uint8Array; from: PeerId }>(({ topic, data, from }) =>
+  const message = guarded<{ topic: string; data: Uint8Array; from: PeerId }, boolean>(({ topic, data, from }) =>
     events.message(topic, data, from.toString()),
   );
 
   const take: TopicValidatorFn = (from, { topic, data }) => {
-    message({ topic, data, from });
-    return TopicValidatorResult.Ignore;
+    const further = message({ topic, data, from });
+    return further === true ? TopicValidatorResult.Accept : TopicValidatorResult.Ignore;
   };
 
   function leave(topic: string): void {
@@ -88,9 +89,9 @@ export async function createGossip(node: AimoNode, host: Host, events: GossipEve
     pubsub.unsubscribe(topic);
   }
 
-  pubsub.addEventListener("gossipsub:message", ({ detail: { msg, propagationSource: from } }) =>
-    message({ topic: msg.topic, data: msg.data, from }),
-  );
+  pubsub.addEventListener("gossipsub:message", ({ detail: { msg, propagationSource: from } }) => {
+    if (!pubsub.topicValidators.has(msg.topic)) message({ topic: msg.topic, data: msg.data, from });
+  });
   pubsub.addEventListener(
     "subscription-change",
     guarded(({ detail: { peerId, subscriptions } }) => {
@@ -115,10 +116,10 @@ export async function createGossip(node: AimoNode, host: Host, events: GossipEve
           "transport-pubsub: gossipsub does not run on the libp2p host; is there a second version of @libp2p/interface?",
         );
     },
-    join(topic, last) {
+    join(topic, judged) {
       topics.add(topic);
       // A node passes on what it subscribes to, and all its peers subscribe to its own topics as relays.
-      if (last) pubsub.topicValidators.set(topic, take);
+      if (judged) pubsub.topicValidators.set(topic, take);
       pubsub.subscribe(topic);
     },
     leave,

@@ -108,16 +108,21 @@ async function serve(
   const relay = relays ? createGossipRelay(gossip, node.runtime) : undefined;
   const links = createGossipLinks(node.id, inbox, gossip, node.runtime, accept);
 
-  function message(topic: string, data: Uint8Array, from: string): void {
-    if (topic === HEARTBEAT) return heard(readBroadcast(data));
+  function message(topic: string, data: Uint8Array, from: string): boolean {
+    if (topic === HEARTBEAT) return heard(readBroadcast(data)) !== false;
+    envelope(topic, data, from);
+    return false;
+  }
+
+  function envelope(topic: string, data: Uint8Array, from: string): void {
     const ours = topic === requestsOf(node.id);
     if (!ours && links.answer(topic, () => readEnvelope(data))) return;
     if (!ours) relay?.used(topic);
     if (data[0] !== Kind.DIAL && !ours) return;
-    const envelope = readEnvelope(data);
-    if (envelope === undefined) return;
-    if (ours) links.request(envelope);
-    else if (envelope.replyTo !== undefined) relay?.dialled(from, envelope.replyTo);
+    const read = readEnvelope(data);
+    if (read === undefined) return;
+    if (ours) links.request(read);
+    else if (read.replyTo !== undefined) relay?.dialled(from, read.replyTo);
   }
 
   function subscription(peer: string, topic: string, subscribed: boolean): void {
@@ -158,8 +163,8 @@ async function serve(
     },
   };
   try {
-    gossip.join(requestsOf(node.id), "last");
-    gossip.join(HEARTBEAT);
+    gossip.join(requestsOf(node.id), "judged");
+    gossip.join(HEARTBEAT, "judged");
     gossip.check();
   } catch (error) {
     await running.close();

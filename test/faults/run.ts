@@ -10,6 +10,7 @@ const SECTIONS: readonly Section[] = [
   { name: "abuse", about: "clients that send what none should", load: () => import("./abuse.ts") },
   { name: "readers", about: "clients that stop reading", load: () => import("./readers.ts") },
   { name: "overload", about: "three times what the node takes", load: () => import("./overload.ts") },
+  { name: "capacity", about: "the same with overload(), by calls and by CPU", load: () => import("./capacity.ts") },
   { name: "pubsub", about: "gossip alone, over a line that loses", load: () => import("./pubsub.ts") },
   { name: "cuts", about: "direct links that break in the middle of calls", load: () => import("./cuts.ts") },
   { name: "seeds", about: "a swarm on one virtual clock, of many seeds", load: () => import("./seeds.ts") },

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { createNode, type AimoNode, type NodeConfig } from "../../../core/index.ts";
+import { createNode, type AimoNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { http } from "../../../plugins/frontends/http.ts";
 import { openaiApi } from "../../../plugins/frontends/openai-api.ts";
+import { overload, type OverloadOptions } from "../../../plugins/guards/overload.ts";
 import { custom } from "../../../plugins/providers/custom.ts";
 import { libp2p } from "../../../plugins/transports/libp2p.ts";
 import { pubsub } from "../../../plugins/transports/pubsub.ts";
@@ -17,6 +18,9 @@ export interface GatewayStart {
   readonly timeouts?: NonNullable<NodeConfig["timeouts"]>;
   /** A model that the gateway serves itself, to whoever asks over a link too. */
   readonly local?: string;
+  readonly overload?: OverloadOptions;
+  /** For so long a plugin keeps the loop busy with each call that is served. ms */
+  readonly work?: number;
 }
 export interface GatewayReady {
   readonly api: string;
@@ -29,8 +33,16 @@ let uncaught = 0;
 process.on("uncaughtException", (error) => void (uncaught++, console.error("uncaught in the gateway:", error)));
 process.on("unhandledRejection", (error) => void (uncaught++, console.error("unhandled in the gateway:", error)));
 
+function busy(work: number): Plugin {
+  const spin = (): void => {
+    const end = performance.now() + work;
+    while (performance.now() < end);
+  };
+  return { name: "observer-busy", hooks: { "frame:request": spin } };
+}
+
 serve({
-  start: async ({ limits = {}, timeouts = {}, local }: GatewayStart): Promise<GatewayReady> => {
+  start: async ({ limits = {}, timeouts = {}, local, overload: guard, work }: GatewayStart): Promise<GatewayReady> => {
     node = await createNode({
       plugins: [
         quiet(),
@@ -39,6 +51,8 @@ serve({
         libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }),
         stream(),
         pubsub(),
+        guard && overload(guard),
+        work !== undefined && busy(work),
         local !== undefined && custom({ models: [local], handle: counting }),
       ],
       limits,

@@ -1,0 +1,73 @@
+import type { AimoNode } from "../../core/node.ts";
+import type { Guests } from "./_guests.ts";
+import { isInvitation, isSigned, readInvitation, type Invitation } from "./_invitation.ts";
+
+/** Of one peer, at a time. */
+export const MOST = 4;
+/** Signatures that are checked in a second, of all peers: each costs about 0.1 ms. */
+const CHECKS = 200;
+/** Peers of which it is known what was wrong. */
+const KEPT = 1_000;
+
+/** Looks at what peers come with. */
+export interface Presented {
+  /** Those of a HELLO or an advert that are good for this peer, redeemed or not. Never throws. */
+  read(sent: unknown, peer: string): Invitation[];
+  /** What was wrong the last time, as a part of a sentence. */
+  why(peer: string): string | undefined;
+  wrong(peer: string, why: string): void;
+  forget(peer: string): void;
+}
+
+/** `counts`: do invitations of this node count here? */
+export function createPresented(node: AimoNode, guests: Guests, counts: (issuer: string) => boolean): Presented {
+  const whys = new Map<string, string>();
+  let second = 0;
+  let checks = 0;
+
+  function mayCheck(): boolean {
+    const now = Math.floor(node.runtime.now() / 1_000);
+    if (now !== second) checks = 0;
+    second = now;
+    return ++checks <= CHECKS;
+  }
+
+  /** Cheap things first. */
+  function flaw(token: unknown, peer: string): string | undefined {
+    if (!isInvitation(token)) return "what was sent is none";
+    const invitation = readInvitation(token);
+    const known = guests.get(invitation.id);
+    if (!counts(invitation.issuer)) return "the one that was sent is of a node that has none to give here";
+    if ((invitation.peer ?? peer) !== peer) return "the one that was sent is for another node";
+    if (invitation.until <= node.runtime.now()) return "the one that was sent has expired";
+    if (known?.revoked) return "the one that was sent was revoked";
+    if ((known?.peer ?? peer) !== peer) return "the one that was sent was redeemed by another node";
+    if (known) return undefined;
+    if (!mayCheck()) return "too many are being checked now";
+    return isSigned(invitation, node.identity) ? undefined : "the one that was sent is not signed by its issuer";
+  }
+
+  const self: Presented = {
+    read(sent, peer) {
+      if (sent === undefined) return [];
+      whys.delete(peer);
+      if (!Array.isArray(sent) || sent.length > MOST) {
+        self.wrong(peer, `what was sent is no list of at most ${MOST}`);
+        return [];
+      }
+      return sent.flatMap((token: unknown) => {
+        const why = flaw(token, peer);
+        if (why === undefined) return [readInvitation(token)];
+        self.wrong(peer, why);
+        return [];
+      });
+    },
+    why: (peer) => whys.get(peer),
+    wrong(peer, why) {
+      if (whys.size >= KEPT) whys.delete(whys.keys().next().value as string);
+      whys.set(peer, why);
+    },
+    forget: (peer) => void whys.delete(peer),
+  };
+  return self;
+}

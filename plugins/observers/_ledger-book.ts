@@ -1,0 +1,266 @@
+import type { Database } from "db0";
+import type { Row } from "./_ledger-row.ts";
+
+const BIG = "BIGINT NOT NULL";
+const TEXT = "TEXT NOT NULL";
+
+/** By the fields of a row; both SQLite and Postgres understand these types. */
+const COLUMNS: Record<keyof Row, string> = {
+  id: "TEXT PRIMARY KEY",
+  revision: BIG,
+  node: TEXT,
+  call: TEXT,
+  target: TEXT,
+  peer: TEXT,
+  provider: TEXT,
+  model: TEXT,
+  role: TEXT,
+  client: TEXT,
+  askedBy: "TEXT",
+  type: TEXT,
+  startedAt: BIG,
+  endedAt: BIG,
+  outcome: TEXT,
+  status: "BIGINT",
+  code: "TEXT",
+  bytes: BIG,
+  passedBytes: "BIGINT",
+  passedChunks: "BIGINT",
+  modified: BIG,
+  promptTokens: BIG,
+  completionTokens: BIG,
+  estimated: BIG,
+  toldNano: "BIGINT",
+  pricedNano: "BIGINT",
+  costNano: BIG,
+  receipt: "TEXT",
+  signature: "TEXT",
+};
+const FIELDS = Object.keys(COLUMNS) as (keyof Row)[];
+const NAMES = FIELDS.map(columnOf);
+/** They come once; a later revision does not repeat them. */
+const KEPT = new Set<keyof Row>(["receipt", "signature"]);
+const TABLE = "aimo_usage";
+/** Rows of one statement: SQLite does it within the turn. */
+const BATCH = 64;
+const BOOLEANS = new Set<keyof Row>(["modified", "estimated"]);
+const NUMBERS = new Set(FIELDS.filter((field) => COLUMNS[field].startsWith("BIGINT")));
+
+const SCHEMA = [
+  `CREATE TABLE IF NOT EXISTS ${TABLE} (${FIELDS.map((field) => `${columnOf(field)} ${COLUMNS[field]}`).join(", ")})`,
+  // What a budget reads is all in it.
+  `CREATE INDEX IF NOT EXISTS ${TABLE}_of_client ON ${TABLE} (client, started_at, cost_nano, completion_tokens)`,
+  `CREATE INDEX IF NOT EXISTS ${TABLE}_by_time ON ${TABLE} (started_at, id)`,
+];
+const UPSERT = ` ON CONFLICT (id) DO UPDATE SET ${FIELDS.filter((field) => field !== "id")
+  .map(columnOf)
+  .map((name, i) => {
+    const newer = KEPT.has(FIELDS[i + 1] as keyof Row)
+      ? `COALESCE(excluded.${name}, ${TABLE}.${name})`
+      : `excluded.${name}`;
+    return `${name} = ${newer}`;
+  })
+  .join(", ")} WHERE excluded.revision >= ${TABLE}.revision`;
+
+const made = new WeakSet<Database>();
+
+/** A database whose table is there. */
+export async function prepared(database: Database): Promise<Database> {
+  if (made.has(database)) return database;
+  if (database.dialect !== "postgresql" || !(await isMade(database))) {
+    // Several nodes may start at once, and `IF NOT EXISTS` alone fails then.
+    const lock = "SELECT pg_advisory_xact_lock(hashtextextended('aimo schema', 0))";
+    await database.exec([...(database.dialect === "postgresql" ? [lock] : []), ...SCHEMA].join(";\n"));
+  }
+  made.add(database);
+  return database;
+}
+
+/** Who may use the table need not be allowed to make it. */
+async function isMade(database: Database): Promise<boolean> {
+  const [found] = await select(database, `SELECT to_regclass('${TABLE}') IS NOT NULL AS made`);
+  return found?.["made"] === true;
+}
+
+/** Throws when it is out of reach. */
+export async function probe(database: Database): Promise<void> {
+  await select(database, `SELECT id FROM ${TABLE} LIMIT 1`);
+}
+
+/** Of rows with the same id the newest revision, with what only an older one has. */
+export function merged(rows: readonly Row[]): Row[] {
+  const byId = new Map<string, Row>();
+  for (const row of rows) {
+    const before = byId.get(row.id);
+    const [older, newer] = before === undefined || row.revision >= before.revision ? [before, row] : [row, before];
+    const { receipt = null, signature = null } = older ?? {};
+    byId.set(row.id, { ...newer, receipt: newer.receipt ?? receipt, signature: newer.signature ?? signature });
+  }
+  return [...byId.values()];
+}
+
+/** Each once, however often it is booked. */
+export async function insert(database: Database, rows: readonly Row[], turn: () => Promise<void>): Promise<void> {
+  for (let at = 0; at < rows.length; at += BATCH) {
+    const batch = rows.slice(at, at + BATCH);
+    const values = batch.map(() => `(${FIELDS.map(() => "?").join(", ")})`).join(", ");
+    const params = batch.flatMap((row) => FIELDS.map((field) => toValue(row[field])));
+    await database.prepare(`INSERT INTO ${TABLE} (${NAMES.join(", ")}) VALUES ${values}${UPSERT}`).run(...params);
+    await turn();
+  }
+}
+
+/** Of a client from a time on. */
+export async function spentBy(
+  database: Database,
+  client: string,
+  since: number,
+): Promise<{ nano: number; completion: number }> {
+  const [found] = await select(
+    database,
+    `SELECT SUM(${real("costNano")}) AS nano, AVG(${real("completionTokens")}) AS completion FROM ${TABLE} WHERE client = ? AND started_at >= ?`,
+    client,
+    since,
+  );
+  return { nano: Number(found?.["nano"] ?? 0), completion: Number(found?.["completion"] ?? 0) };
+}
+
+export type By = "model" | "client" | "provider" | "day";
+
+/** Times are Unix ms: from `since` on, before `until`. */
+export interface Range {
+  readonly since: number;
+  readonly until: number;
+  readonly client?: string | undefined;
+}
+
+/** What attempts of one role came to. */
+export interface Sum {
+  /** A model, a client, `peer/provider`, or the day's number since 1970. */
+  readonly key: string;
+  readonly role: Row["role"];
+  readonly calls: number;
+  readonly attempts: number;
+  readonly failed: number;
+  readonly cancelled: number;
+  readonly estimated: number;
+  readonly bytes: number;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly costNano: number;
+  /** Attempts whose told cost is not the card's price, and what was told above it. */
+  readonly overpriced: number;
+  readonly overNano: number;
+}
+
+const KEY: Record<By, string> = {
+  model: "model",
+  client: "client",
+  provider: "peer || '/' || provider",
+  day: "started_at / 86400000",
+};
+const count = (when: string): string => `SUM(CASE WHEN ${when} THEN 1 ELSE 0 END)`;
+/** Its sums never overflow, and are exact up to nine million dollars. */
+const real = (field: keyof Row): string => `CAST(${columnOf(field)} AS DOUBLE PRECISION)`;
+/** Prices are rounded, by a hundredth at most. */
+const OTHER =
+  "told_nano IS NOT NULL AND priced_nano IS NOT NULL AND ABS(told_nano - priced_nano) > 1 + priced_nano / 100";
+const SUMS: Record<Exclude<keyof Sum, "key" | "role">, string> = {
+  calls: "COUNT(DISTINCT call)",
+  attempts: "COUNT(*)",
+  failed: count("outcome = 'failed'"),
+  cancelled: count("outcome = 'cancelled'"),
+  estimated: count("estimated = 1"),
+  bytes: `SUM(${real("bytes")})`,
+  promptTokens: `SUM(${real("promptTokens")})`,
+  completionTokens: `SUM(${real("completionTokens")})`,
+  costNano: `SUM(${real("costNano")})`,
+  overpriced: count(OTHER),
+  overNano: `SUM(CASE WHEN ${OTHER} THEN ${real("toldNano")} - ${real("pricedNano")} ELSE 0 END)`,
+};
+const NUMERIC = Object.keys(SUMS) as (keyof typeof SUMS)[];
+
+/** Of one day or less: a longer range is summed by its days, so that SQLite does not hold the node up. */
+export async function sums(database: Database, by: By, range: Range): Promise<Sum[]> {
+  const [where, params] = within(range);
+  const fields = NUMERIC.map((name) => `${SUMS[name]} AS ${columnOf(name)}`).join(", ");
+  const found = await select(
+    database,
+    `SELECT ${KEY[by]} AS key, role, ${fields} FROM ${TABLE} WHERE ${where} GROUP BY 1, 2`,
+    ...params,
+  );
+  return found.map((each) => ({
+    key: String(each["key"]),
+    role: each["role"] as Row["role"],
+    ...(Object.fromEntries(NUMERIC.map((name) => [name, Number(each[columnOf(name)])])) as Record<
+      keyof typeof SUMS,
+      number
+    >),
+  }));
+}
+
+/** Of the first row that there is. */
+export async function firstAt(database: Database, { since, until, client }: Range): Promise<number | undefined> {
+  const [where, params] = within({ since, until, client });
+  const [found] = await select(database, `SELECT MIN(started_at) AS first FROM ${TABLE} WHERE ${where}`, ...params);
+  const first = found?.["first"] ?? undefined;
+  return first === undefined ? undefined : Number(first);
+}
+
+/** At most so many, by time, behind this one. */
+export async function rowsOf(
+  database: Database,
+  range: Range,
+  after: { readonly at: number; readonly id: string },
+  most: number,
+): Promise<Row[]> {
+  const [where, params] = within({ ...range, since: Math.max(range.since, after.at) });
+  const found = await select(
+    database,
+    `SELECT ${NAMES.join(", ")} FROM ${TABLE} WHERE ${where} AND (started_at > ? OR id > ?) ORDER BY started_at, id LIMIT ${most}`,
+    ...params,
+    after.at,
+    after.id,
+  );
+  return found.map(toRow);
+}
+
+/** A small part of those that are older. Returns how many. */
+export async function forget(database: Database, before: number): Promise<number> {
+  const found = await select(database, `SELECT id FROM ${TABLE} WHERE started_at < ? LIMIT 500`, before);
+  const ids = found.map(({ id }) => id as string);
+  if (ids.length > 0)
+    await database.prepare(`DELETE FROM ${TABLE} WHERE id IN (${ids.map(() => "?").join(", ")})`).run(...ids);
+  return ids.length;
+}
+
+function within({ since, until, client }: Range): [string, (string | number)[]] {
+  const times = "started_at >= ? AND started_at < ?";
+  return client === undefined ? [times, [since, until]] : [`client = ? AND ${times}`, [client, since, until]];
+}
+
+async function select(
+  database: Database,
+  sql: string,
+  ...params: (string | number)[]
+): Promise<Record<string, unknown>[]> {
+  return (await database.prepare(sql).all(...params)) as Record<string, unknown>[];
+}
+
+function columnOf(field: string): string {
+  return field.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** A row may be of a version that did not know the field. */
+function toValue(value: Row[keyof Row] | undefined): string | number | null {
+  return typeof value === "boolean" ? Number(value) : (value ?? null);
+}
+
+function toRow(found: Record<string, unknown>): Row {
+  const entries = FIELDS.map((field) => {
+    const value = found[columnOf(field)] as string | number | null;
+    if (value === null || !NUMBERS.has(field)) return [field, value];
+    return [field, BOOLEANS.has(field) ? Number(value) === 1 : Number(value)];
+  });
+  return Object.fromEntries(entries) as Row;
+}

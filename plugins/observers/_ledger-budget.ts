@@ -1,0 +1,223 @@
+import type { Allowance, Call, Origin } from "../../core/call.ts";
+import { AimoError } from "../../core/error.ts";
+import type { RequestFrame } from "../../core/frame.ts";
+import type { AimoNode } from "../../core/node.ts";
+import type { Awaitable } from "../../core/parts.ts";
+import { clientOf, NANO, priceOf, tokensIn } from "./_ledger-row.ts";
+
+type Budget = NonNullable<Allowance["budget"]>;
+
+/** How a client's budget stands. US$. */
+export interface Standing {
+  readonly usd: number;
+  readonly per: Budget["per"];
+  readonly spent: number;
+  /** What its running calls may cost. */
+  readonly reserved: number;
+  readonly left: number;
+  /** Unix ms when it begins anew; null for one that never does. */
+  readonly resets: number | null;
+}
+
+/** What clients with a budget have spent, and what their running calls may. */
+export interface Budgets {
+  /** Throws BUDGET_EXCEEDED. */
+  admit(call: Call, request: Readonly<RequestFrame>): Awaitable<void>;
+  release(call: Call): void;
+  /** A row, or what a later revision of it adds. Nano-dollars. */
+  add(client: string, startedAt: number, nano: number): void;
+  /** What was added so far is about to be booked; the result says that it is. */
+  booking(): () => void;
+  standing(origin: Origin): Promise<Standing | undefined>;
+}
+
+/** Nano-dollars. */
+interface Account {
+  readonly per: Budget["per"];
+  /** Of its period. Unix ms. */
+  readonly start: number;
+  /** As the database says. */
+  booked: number;
+  /** On its way there. */
+  booking: number;
+  /** In the journal alone. */
+  added: number;
+  reserved: number;
+  /** Tokens of its answers, on average. */
+  completion: number;
+  /** When it was read last, and from when on it is to be read again. Unix ms. */
+  stale: number;
+  reading?: Promise<void> | undefined;
+  used: number;
+}
+
+/** Of a client that has not asked before. tokens */
+const COMPLETION = 500;
+/** ms */
+const WITHIN = 2_000;
+/** Other nodes that share the database spend, too: it is read again after so long, or after `SHARE` times what that takes. ms */
+const FRESH = 1_000;
+const SHARE = 20;
+/** Clients that are remembered; the database has the rest. */
+const MOST = 10_000;
+
+export function createBudgets(
+  node: AimoNode,
+  read: (client: string, since: number) => Promise<{ nano: number; completion: number }>,
+  store: () => { readonly shared: boolean; readonly whenDown: "open" | "closed" },
+): Budgets {
+  const { runtime } = node;
+  const accounts = new Map<string, Account>();
+  const reservations = new WeakMap<Call, { account: Account; nano: number }>();
+
+  function accountOf(client: string, { per }: Budget): Account {
+    const start = startOf(per, runtime.now());
+    let account = accounts.get(client);
+    if (account === undefined || account.per !== per || account.start !== start) {
+      account = { per, start, booked: 0, booking: 0, added: 0, reserved: 0, completion: COMPLETION, stale: 0, used: 0 };
+      accounts.delete(client);
+      accounts.set(client, account);
+      if (accounts.size > MOST) drop();
+    }
+    account.used = runtime.now();
+    return account;
+  }
+
+  /** The one that has not been used for the longest time; what it has spent can be read again. */
+  function drop(): void {
+    for (const [client, { reserved }] of accounts) if (reserved === 0) return void accounts.delete(client);
+  }
+
+  /** A promise only when it has to be read. */
+  function refreshed(client: string, account: Account): Promise<void> | undefined {
+    if (account.reading) return account.reading;
+    const begun = runtime.now();
+    if (begun < account.stale) return undefined;
+    const again = (): void => {
+      const took = runtime.now() - begun;
+      account.stale = store().shared ? runtime.now() + Math.max(FRESH, took * SHARE) : Infinity;
+    };
+    account.reading = read(client, account.start)
+      .then(({ nano, completion }) => {
+        account.booked = nano;
+        if (completion > 0) account.completion = completion;
+        again();
+      })
+      .catch((error: unknown) => {
+        account.stale = runtime.now() + FRESH;
+        throw error;
+      })
+      .finally(() => (account.reading = undefined));
+    return account.reading;
+  }
+
+  /** What waits to be booked may be much, and comes first. */
+  async function soon(reading: Promise<void>): Promise<void> {
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const stop = runtime.setTimeout(WITHIN, () =>
+      reject(new AimoError("OVERLOADED", "What this client has spent is not known yet.", { retryAfter: WITHIN })),
+    );
+    return Promise.race([reading, late]).finally(stop);
+  }
+
+  function reserve(call: Call, request: Readonly<RequestFrame>, budget: Budget, account: Account): void {
+    const limit = budget.usd * NANO;
+    const spent = account.booked + account.booking + account.added;
+    const nano = estimate(request, account.completion);
+    if (spent >= limit) throw exceeded(budget, account.start, runtime.now());
+    // One call at a time is always let in: how much it costs shows at its end.
+    if (account.reserved > 0 && spent + account.reserved + nano > limit) throw taken(budget);
+    account.reserved += nano;
+    reservations.set(call, { account, nano });
+  }
+
+  /** At the dearest of the model's prices. */
+  function estimate({ model, body }: Readonly<RequestFrame>, completionTokens: number): number {
+    let most = 0;
+    const tokens = { promptTokens: tokensIn(body.length), completionTokens };
+    for (const target of node.targets)
+      if (target.model.id === model) most = Math.max(most, priceOf(target.model, tokens) ?? 0);
+    return most;
+  }
+
+  return {
+    admit(call, request) {
+      const budget = call.origin.allowance?.budget;
+      if (budget === undefined) return undefined;
+      const client = clientOf(call.origin);
+      const account = accountOf(client, budget);
+      const reading = refreshed(client, account);
+      if (reading === undefined) return reserve(call, request, budget, account);
+      return soon(reading)
+        .catch((error: unknown) => {
+          if (store().whenDown === "closed") throw error;
+        })
+        .then(() => reserve(call, request, budget, account));
+    },
+    release(call) {
+      const reservation = reservations.get(call);
+      if (reservation === undefined) return;
+      reservations.delete(call);
+      reservation.account.reserved -= reservation.nano;
+    },
+    add(client, startedAt, nano) {
+      const account = accounts.get(client);
+      if (account !== undefined && startedAt >= account.start) account.added += nano;
+    },
+    booking() {
+      const moved = [...accounts.values()].filter(({ added, booking }) => added !== 0 || booking !== 0);
+      for (const account of moved) {
+        account.booking += account.added;
+        account.added = 0;
+      }
+      return () => {
+        for (const account of moved) {
+          account.booked += account.booking;
+          account.booking = 0;
+        }
+      };
+    },
+    async standing(origin) {
+      const budget = origin.allowance?.budget;
+      if (budget === undefined) return undefined;
+      const client = clientOf(origin);
+      const account = accountOf(client, budget);
+      await refreshed(client, account);
+      const { start, booked, booking, added, reserved } = account;
+      const spent = (booked + booking + added) / NANO;
+      const left = Math.max(0, budget.usd - spent - reserved / NANO);
+      return { ...budget, spent, reserved: reserved / NANO, left, resets: nextOf(budget.per, start) ?? null };
+    },
+  };
+}
+
+function exceeded(budget: Budget, start: number, now: number): AimoError {
+  const next = nextOf(budget.per, start);
+  const again = next === undefined ? "" : `; it begins anew at ${new Date(next).toISOString()}`;
+  return new AimoError("BUDGET_EXCEEDED", `What this client may spend, ${told(budget)}, is spent${again}.`, {
+    ...(next !== undefined && { retryAfter: next - now }),
+  });
+}
+
+function taken(budget: Budget): AimoError {
+  const message = `What is left of what this client may spend, ${told(budget)}, may be needed by its calls that run; ask again when they have ended.`;
+  return new AimoError("BUDGET_EXCEEDED", message, { retryAfter: 1_000 });
+}
+
+function told({ usd, per }: Budget): string {
+  return `US$ ${usd}${per === "ever" ? " in all" : ` a ${per}`}`;
+}
+
+/** UTC. */
+function startOf(per: Budget["per"], now: number): number {
+  const date = new Date(now);
+  if (per === "ever") return 0;
+  return Date.UTC(date.getUTCFullYear(), date.getUTCMonth(), per === "day" ? date.getUTCDate() : 1);
+}
+
+function nextOf(per: Budget["per"], start: number): number | undefined {
+  if (per === "ever") return undefined;
+  const date = new Date(start);
+  const [day, month] = [date.getUTCDate(), date.getUTCMonth()];
+  return Date.UTC(date.getUTCFullYear(), per === "day" ? month : month + 1, per === "day" ? day + 1 : 1);
+}
