@@ -119,8 +119,9 @@ describe("commands", () => {
     const inline = [...text.matchAll(/`(aimo [^`\n]+)`/g)].map(([, said = ""]) => said);
     const said = [...shell, ...inline].flatMap((lines) => [...lines.matchAll(/(?:^|\| )aimo ([a-z]+)(.*)$/gm)]);
     const wrong = said.flatMap(([, name = "", rest = ""]) => {
-      const command = program.commands.find((each) => each.name() === name);
-      if (command === undefined) return [`aimo ${name}`];
+      const found = program.commands.find((each) => each.name() === name);
+      if (found === undefined) return [`aimo ${name}`];
+      const command = found.commands.find((each) => each.name() === rest.trim().split(/\s/)[0]) ?? found;
       const options = rest.split(/\s#|;/)[0]?.match(/--[a-z][a-z-]*/g) ?? [];
       const known = [...command.options.map(({ long }) => long), "--help"];
       return options.filter((option) => !known.includes(option)).map((option) => `aimo ${name} ${option}`);
