@@ -7,8 +7,8 @@ export const MADE = "SELECT to_regprocedure('aimo_lease(text, text, bigint, floa
 
 /**
  * Counters and places are not logged: a count takes 1 ms then, and 6 where the disk has to be waited for. They begin anew
- * when the server has crashed, as they do with Redis. One transaction; several nodes may start at once, and `IF NOT EXISTS` alone
- * fails then.
+ * when the server has crashed, as they do with Redis. One transaction; several nodes may start at once, and
+ * `IF NOT EXISTS` alone fails then.
  */
 export const SCHEMA = `
   SELECT pg_advisory_xact_lock(hashtextextended('aimo schema', 0));
