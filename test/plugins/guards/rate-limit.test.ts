@@ -189,12 +189,12 @@ describe("tokens", () => {
   const BODY = { body: Buffer.alloc(400) };
 
   async function left(plugins: readonly Plugin[], request: Parameters<typeof chat>[1]): Promise<number> {
-    const { ask, node } = await stage(tokens(100_000), plugins);
+    const { ask, node } = await stage(tokens(1e8), plugins);
     await ask({}, { ...BODY, ...request });
     let remaining = Number.NaN;
     node.hook("call:end", ({ headers }) => void (remaining = Number(headers["x-ratelimit-remaining-tokens"])));
     await ask({}, { body: Buffer.alloc(4) });
-    return 100_000 - 1 - remaining;
+    return 1e8 - 1 - remaining;
   }
 
   it("are those that the provider counted, once the call has ended", async () => {
@@ -210,6 +210,12 @@ describe("tokens", () => {
 
   it("are those of the prompt and what came, of an answer that broke off", async () => {
     expect(await left([provider("breaks", failing(undefined, "a", "b"))], { stream: true })).toBe(100 + 2);
+  });
+
+  it("are no more than a call can have, and not below none, whatever its provider says", async () => {
+    expect(await left([words({ promptTokens: 1e300, completionTokens: 5 })], {})).toBe(10_000_000);
+    expect(await left([words({ promptTokens: -1e300, completionTokens: 5 })], {})).toBe(0);
+    expect(await left([words({ promptTokens: 0.4, completionTokens: 5 })], {})).toBe(5);
   });
 
   it("are none for a call that reached nobody", async () => {
