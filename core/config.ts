@@ -171,11 +171,12 @@ export function checkOptions<T>(plugin: string, schemaOf: StandardSchema<T>, opt
 function fieldsAt(schemaOf: unknown, path: readonly string[]): string[] {
   interface Node {
     readonly shape?: Record<string, unknown>;
-    readonly def?: { readonly innerType?: unknown; readonly element?: unknown };
+    readonly def?: { readonly innerType?: unknown; readonly out?: unknown; readonly element?: unknown };
   }
   let here = schemaOf as Node | undefined;
   for (const step of [...path, undefined]) {
-    while (here && !here.shape && here.def?.innerType) here = here.def.innerType as typeof here;
+    while (here?.shape === undefined && (here?.def?.innerType ?? here?.def?.out))
+      here = (here.def?.innerType ?? here.def?.out) as typeof here;
     if (step !== undefined) here = (here?.shape?.[step] ?? here?.def?.element) as typeof here;
   }
   return Object.keys(here?.shape ?? {});

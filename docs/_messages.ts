@@ -163,6 +163,10 @@ export function messages({ peer, other, instance, receipt, signature, advert }: 
     head: { blob, signature: advert.signature, path: [other] },
   });
   add("ADVERT", "a peer is gone", { call: 0, head: { gone: [peer] } });
+  add("ADVERT", "the receiver's own do not count here", {
+    call: 0,
+    head: { refused: "Only nodes that were invited." },
+  });
   add("BYE", "before a deliberate close", {
     call: 0,
     head: { code: "closing", message: "the node is shutting down" },

@@ -4,6 +4,7 @@ import type { BenchOptions } from "./bench.ts";
 import type { ChatOptions } from "./chat.ts";
 import type { DoctorOptions } from "./doctor.ts";
 import type { ConfigOptions } from "./effective.ts";
+import type { InviteFlags } from "./invite.ts";
 import type { RouteOptions } from "./route.ts";
 import type { UsageOptions } from "./usage.ts";
 
@@ -15,6 +16,15 @@ function toCount(value: string): number {
   const count = Number(value);
   if (!Number.isInteger(count) || count < 1) throw new InvalidArgumentError("it must be a whole number above 0.");
   return count;
+}
+
+const UNITS: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+function toDuration(value: string): number {
+  const [, count = "0", unit = ""] = /^(\d{1,4})([mhd])$/.exec(value) ?? [];
+  const ms = Number(count) * (UNITS[unit] ?? 0);
+  if (ms === 0) throw new InvalidArgumentError("it must be a time such as 30m, 12h or 30d.");
+  return ms;
 }
 
 function toSize(value: string): number {
@@ -95,6 +105,19 @@ export function registerCommands(program: Command): void {
     .addHelpText("after", "\nExit codes: 0 some call came to its end, 1 none did, 2 wrong usage.")
     .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 
+  node(json(program.command("invite").description("Let another node provide models here or call: a token for it.")))
+    .option("--provide", "it may offer models (what it may where nothing is said)")
+    .option("--call", "it may call")
+    .option("--for <peer>", "its peer id, where it is known (default: whichever node comes with the token first)")
+    .option("--expires <time>", "how long it is let in: 30m, 12h, 30d (default: 30d)", toDuration)
+    .option("--label <text>", "what is seen of it in the list")
+    .option("--data-dir <folder>", "of this node (default: of the one that runs, else ~/.aimo/gateway)")
+    .option("--list", "in place of all these: who was let in, by the node that runs")
+    .option("--revoke <id>", "in place of all these: let in nobody by this one any more, an id or the token")
+    .addHelpText("after", "\nIt counts at nodes that have trust(). The other node passes it with --invite.")
+    .action(async (options: Partial<InviteFlags>) =>
+      (await import("./invite.ts")).invite({ expires: 30 * 86_400_000, ...options }),
+    );
   asks(
     program
       .command("usage")

@@ -8,6 +8,8 @@ export interface GatewayFlags extends RunOptions {
   listen: string[];
   join: string[];
   dataDir?: string;
+  invite: string[];
+  invited?: boolean;
 }
 
 export async function gateway({
@@ -15,9 +17,18 @@ export async function gateway({
   port,
   listen,
   join,
+  invite: invites,
+  invited,
   dataDir = defaultDataDir("gateway"),
   ...options
 }: GatewayFlags): Promise<void> {
-  const plugins = preset({ host, port, join, ...(listen.length > 0 && { listen }) });
+  const trust = { invites, ...(invited && { provide: { allow: [] } }) };
+  const plugins = preset({
+    host,
+    port,
+    join,
+    ...(listen.length > 0 && { listen }),
+    ...((invited || invites.length > 0) && { trust }),
+  });
   await run({ plugins, dataDir }, options, (ready) => `aimo gateway is up\n${tryLines(ready)}`);
 }

@@ -12,7 +12,7 @@ interface Common {
 
 const collect = (value: string, before: string[] = []): string[] => [...before, ...value.split(",").filter(Boolean)];
 /** Not commander's defaults: its help would show them as `[]`. */
-const NONE = { disable: [], models: [], listen: [], join: [] };
+const NONE = { disable: [], models: [], listen: [], join: [], invite: [] };
 
 function toPort(value: string): number {
   const port = Number(value);
@@ -74,10 +74,21 @@ export function build(): Command {
     .option("--listen <multiaddr>", "where peers may dial in (default: /ip4/127.0.0.1/tcp/4001)", collect)
     .option("--join <multiaddr>", "nodes to stay connected to", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/gateway)")
+    .option("--invite <token>", "from `aimo invite` of a node that it joins; may be given several times", collect)
+    .option("--invited", "take models only of nodes with an invitation of this one")
     .addHelpText("after", "\nAIMO_API_KEY, when set, is required from clients as a Bearer key.")
     .action(
-      async (options: Common & { host: string; port: number; listen?: string[]; join?: string[]; dataDir?: string }) =>
-        (await import("./gateway.ts")).gateway({ ...NONE, ...options }),
+      async (
+        options: Common & {
+          host: string;
+          port: number;
+          listen?: string[];
+          join?: string[];
+          dataDir?: string;
+          invite?: string[];
+          invited?: boolean;
+        },
+      ) => (await import("./gateway.ts")).gateway({ ...NONE, ...options }),
     );
 
   common(
@@ -98,6 +109,7 @@ export function build(): Command {
     .option("--join <multiaddr>", "gateways to serve", collect)
     .option("--listen <multiaddr>", "where peers may dial in (default: nowhere, it only dials out)", collect)
     .option("--data-dir <folder>", "where the node's key lies (default: ~/.aimo/provider)")
+    .option("--invite <token>", "from `aimo invite` of a gateway; may be given several times", collect)
     .addHelpText("after", "\nAIMO_UPSTREAM_KEY, when set, is sent to the upstream as a Bearer key.")
     .action(
       async (
@@ -109,6 +121,7 @@ export function build(): Command {
           join?: string[];
           listen?: string[];
           dataDir?: string;
+          invite?: string[];
         },
       ) => (await import("./provider.ts")).provider({ ...NONE, ...options }),
     );

@@ -12,6 +12,7 @@ export interface ProviderFlags extends RunOptions {
   join: string[];
   listen: string[];
   dataDir?: string;
+  invite: string[];
 }
 
 export async function provider({
@@ -21,6 +22,7 @@ export async function provider({
   models,
   join: joined,
   listen,
+  invite: invites,
   dataDir = defaultDataDir("provider"),
   ...options
 }: ProviderFlags): Promise<void> {
@@ -42,6 +44,7 @@ export async function provider({
     ...(old && { adapters: old.adapters }),
     ...(gguf !== undefined && { gguf }),
     ...(models.length > 0 && { models }),
+    ...(invites.length > 0 && { trust: { invites } }),
   });
   await run(
     { plugins, dataDir },

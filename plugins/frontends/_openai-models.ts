@@ -1,13 +1,15 @@
+import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { ModelCard } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
+import { mayCall } from "../guards/_allow.ts";
 
 const ENDPOINTS = "/endpoints";
 
-/** What can be called now, each model once, with the fields that OpenRouter adds. `created`: Unix seconds. */
-export function listModels(node: Pick<AimoNode, "targets" | "answers">, created: number): object[] {
-  return [...byModel(node)].map(([id, group]) => toModel(id, group, created));
+/** What the client can call now, each model once, with the fields that OpenRouter adds. `created`: Unix seconds. */
+export function listModels(node: Pick<AimoNode, "targets" | "answers">, origin: Origin, created: number): object[] {
+  return [...byModel(node, origin)].map(([id, group]) => toModel(id, group, created));
 }
 
 /**
@@ -17,9 +19,10 @@ export function listModels(node: Pick<AimoNode, "targets" | "answers">, created:
 export function showModel(
   path: string,
   node: Pick<AimoNode, "targets" | "answers" | "runtime">,
+  origin: Origin,
   created: number,
 ): object {
-  const models = byModel(node);
+  const models = byModel(node, origin);
   const found = models.get(path);
   if (found) return toModel(path, found, created);
   const id = path.endsWith(ENDPOINTS) ? path.slice(0, -ENDPOINTS.length) : path;
@@ -29,9 +32,11 @@ export function showModel(
   throw new AimoError("MODEL_NOT_FOUND", message, { param: "model" });
 }
 
-function byModel(node: Pick<AimoNode, "targets" | "answers">): Map<string, Target[]> {
+function byModel(node: Pick<AimoNode, "targets" | "answers">, origin: Origin): Map<string, Target[]> {
   const callable = [...node.targets].filter(
-    (target) => target.model.types.some((type) => type.startsWith("openai.")) || node.answers(target, "openai.chat"),
+    (target) =>
+      mayCall(origin, target.model.id) &&
+      (target.model.types.some((type) => type.startsWith("openai.")) || node.answers(target, "openai.chat")),
   );
   return Map.groupBy(callable, ({ model }) => model.id);
 }

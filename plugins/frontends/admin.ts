@@ -7,6 +7,7 @@ import type { Headers } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { revokeInvite, showInvites } from "./_admin-invites.ts";
 import {
   decide,
   showCalls,
@@ -42,6 +43,8 @@ export function admin(): Plugin {
     "GET /peers": () => showPeers(node, { start, peers: joined }),
     "GET /models": () => showModels(node),
     "GET /calls": () => showCalls(node),
+    "GET /invites": () => showInvites(node),
+    "POST /invites/revoke": async (req) => revokeInvite(node, await readBody(req, MOST)),
     "GET /usage": (req) => showUsage(node, req),
     "GET /usage/rows": (req) => showRows(node, req),
     "POST /route": async (req) => decide(node, await readBody(req, MOST)),

@@ -1,10 +1,12 @@
 import type { IncomingMessage } from "node:http";
 import { z } from "zod";
+import type { Origin } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenCall, Target } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
+import { mayCall } from "../guards/_allow.ts";
 import { about } from "./_anthropic-about.ts";
 import { anthropicDialect } from "./_anthropic-dialect.ts";
 import { answer, forwarded, newId, type Dialect } from "./_answer.ts";
@@ -62,10 +64,11 @@ export function anthropicApi(options: AnthropicApiOptions = {}): Plugin {
           (path: string, type: string) =>
           (exchange: Exchange): Promise<void> =>
             ask(node, exchange, path, type, dialect, settings.keepAlive);
-        const show = ({ params }: Exchange): object => showModel(node, params["id"] ?? "", since);
+        const list = ({ origin }: Exchange): object => listModels(node, origin, since);
+        const show = ({ params, origin }: Exchange): object => showModel(node, origin, params["id"] ?? "", since);
         mount("POST", `${prefix}/messages`, "call", asking("messages", TYPE), forAsk);
         mount("POST", `${prefix}/${COUNT}`, "call", asking(COUNT, "anthropic.count_tokens"), forCount);
-        mount("GET", `${prefix}/models`, "read", () => listModels(node, since), forList);
+        mount("GET", `${prefix}/models`, "read", list, forList);
         mount("GET", `${prefix}/models/**:id`, "read", show, forOne);
       }
     },
@@ -111,20 +114,22 @@ async function ask(
   await answer(node, exchange, request, dialect, keepAlive, open);
 }
 
-function byModel(node: AimoNode): Map<string, Target> {
+function byModel(node: AimoNode, origin: Origin): Map<string, Target> {
   const models = new Map<string, Target>();
-  for (const target of node.targets)
-    if (!models.has(target.model.id) && node.answers(target, TYPE)) models.set(target.model.id, target);
+  for (const target of node.targets) {
+    const { id } = target.model;
+    if (!models.has(id) && mayCall(origin, id) && node.answers(target, TYPE)) models.set(id, target);
+  }
   return models;
 }
 
-function listModels(node: AimoNode, since: string): object {
-  const data = [...byModel(node).values()].map((target) => toModel(target, since));
+function listModels(node: AimoNode, origin: Origin, since: string): object {
+  const data = [...byModel(node, origin).values()].map((target) => toModel(target, since));
   return { data, has_more: false, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
 }
 
-function showModel(node: AimoNode, id: string, since: string): object {
-  const found = byModel(node).get(id);
+function showModel(node: AimoNode, origin: Origin, id: string, since: string): object {
+  const found = byModel(node, origin).get(id);
   if (found) return toModel(found, since);
   const message = `The model ${JSON.stringify(id)} does not exist. GET /v1/models lists what can be called.`;
   throw new AimoError("MODEL_NOT_FOUND", message, { param: "model" });

@@ -55,8 +55,8 @@ export function openaiApi(options: OpenaiApiOptions = {}): Plugin {
         const id = new URL(req.url ?? "/", "http://node").searchParams.get("id") ?? "";
         return generations.show(id, origin, node.runtime);
       };
-      const list = (): object => ({ object: "list", data: listModels(node, created) });
-      const show = ({ params }: Exchange): object => showModel(params["id"] ?? "", node, created);
+      const list = ({ origin }: Exchange): object => ({ object: "list", data: listModels(node, origin, created) });
+      const show = ({ params, origin }: Exchange): object => showModel(params["id"] ?? "", node, origin, created);
       for (const prefix of PREFIXES) {
         for (const route of ROUTES)
           http.mount(

@@ -43,7 +43,7 @@ export function websocketApi(options: WebsocketApiOptions = {}): Plugin {
   const accept: UpgradeHandler = (request, duplex, head, origin) => {
     checkUpgrade(request, settings.origins);
     const socket = duplex as Socket;
-    const { client: _, ...who } = origin; // each call is admitted by itself
+    const { client: _, allowance: __, ...who } = origin; // each call is admitted by itself
     let line: Line;
     let calls: Calls;
     // One for each socket: its hooks need no table, and its limit is that of today.

@@ -1,5 +1,6 @@
 import type { AimoNode } from "../../core/node.ts";
-import { PRIORITIES, type Places, type Priority } from "./_room.ts";
+import type { Counter, Histogram, Metrics } from "../observers/_published.ts";
+import { PRIORITIES, type Places, type Priority } from "./_queue.ts";
 
 export type Reason = "queue" | "wait" | "late" | "lag" | "memory";
 
@@ -7,6 +8,8 @@ export type Reason = "queue" | "wait" | "late" | "lag" | "memory";
 export interface Refusals {
   count(reason: Reason, priority: Priority): void;
   waited(priority: Priority, ms: number): void;
+  /** A reload may have brought metrics, or others. */
+  publish(): void;
   stop(): void;
 }
 
@@ -15,17 +18,24 @@ const OVER_AFTER = 10_000;
 
 export function createRefusals(node: AimoNode, places: () => Places): Refusals {
   const { runtime } = node;
-  const metrics = node.find("metrics");
-  const refused = metrics?.counter("aimo_overload_refused_total", "Calls that were refused.", ["reason", "priority"]);
-  const waits = metrics?.histogram("aimo_overload_wait_seconds", "How long calls waited for a place.", ["priority"]);
-  metrics?.gauge("aimo_overload_waiting", "Calls that wait for a place.", ["priority"], (gauge) => {
-    for (const priority of PRIORITIES) gauge.set({ priority }, places().waiting(priority));
-  });
-  metrics?.gauge("aimo_overload_serving", "Calls that have a place.", [], (gauge) => gauge.set({}, places().taken));
+  let metrics: Metrics | undefined;
+  let refused: Counter<"reason" | "priority"> | undefined;
+  let waits: Histogram<"priority"> | undefined;
   let calls = 0;
   let beganAt = 0;
   let lastAt = 0;
   let stop: (() => void) | undefined;
+
+  function publish(): void {
+    if (node.find("metrics") === metrics) return;
+    metrics = node.find("metrics");
+    refused = metrics?.counter("aimo_overload_refused_total", "Calls that were refused.", ["reason", "priority"]);
+    waits = metrics?.histogram("aimo_overload_wait_seconds", "How long calls waited for a place.", ["priority"]);
+    metrics?.gauge("aimo_overload_waiting", "Calls that wait for a place.", ["priority"], (gauge) => {
+      for (const priority of PRIORITIES) gauge.set({ priority }, places().waiting(priority));
+    });
+    metrics?.gauge("aimo_overload_serving", "Calls that have a place.", [], (gauge) => gauge.set({}, places().taken));
+  }
 
   function look(): void {
     const left = lastAt + OVER_AFTER - runtime.now();
@@ -35,7 +45,9 @@ export function createRefusals(node: AimoNode, places: () => Places): Refusals {
     calls = 0;
   }
 
+  publish();
   return {
+    publish,
     count(reason, priority) {
       refused?.add({ reason, priority });
       calls++;

@@ -1,15 +1,18 @@
 import { createHash } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
 import { createLocalJWKSet, type JSONWebKeySet, type JWTPayload } from "jose";
-import { z } from "zod";
 import type { Allowance, Origin, Scope } from "../../core/call.ts";
 import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
+import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
+import { allowanceOf, granted, hasScope } from "./_grant.ts";
 import { fetchKeys, type IssuerKeys } from "./_jwks.ts";
 import { isForAnother, sentKey } from "./_sent-key.ts";
-import { claimsOf, isFrom, refused, saidBy, verify } from "./_token.ts";
+import { PUBLIC, schema, type Given } from "./_jwt-options.ts";
+import { claimsOf, isFrom, refused, saidBy, verify, type Terms } from "./_token.ts";
 
 export interface JwtOptions {
   /** Who makes the tokens, exactly as their `iss` says it: `https://id.example/realms/main`. */
@@ -36,73 +39,19 @@ export interface JwtOptions {
   scopes?: { call?: string[]; read?: string[]; admin?: string[] };
   /** The claim that names the client, as `issuer#claim`, in limits, ledger and logs. Default "sub". */
   client?: string;
-  /** What the client may call, spend and so on, from the token's claims, which are proven. Default: all. */
-  allowance?: (claims: JWTPayload) => Allowance | undefined;
+  /**
+   * What the client may call, spend and so on, from the token's claims, which are proven; asked once for each token.
+   * Default: all.
+   */
+  allowance?: (claims: JWTPayload) => Awaitable<Allowance | undefined>;
 }
 
-const PUBLIC = [..."RS256 RS384 RS512 PS256 PS384 PS512 ES256 ES384 ES512 EdDSA Ed25519".split(" ")];
-const SHARED = ["HS256", "HS384", "HS512"];
-
-const texts = z.array(z.string().min(1)).min(1, "must name at least one").optional();
-const schema = z
-  .strictObject({
-    // Else it would not be clear where the issuer ends in a client's name.
-    issuer: z.string().regex(/^[^#\s]+$/, "must be what tokens have in `iss`, such as https://id.example/realms/main"),
-    audience: z.union([
-      z
-        .string()
-        .min(1)
-        .transform((one) => [one]),
-      z.array(z.string().min(1)).min(1, "must name at least one"),
-    ]),
-    name: z
-      .string()
-      .regex(/^[A-Za-z0-9][\w.-]*$/, "must consist of letters, digits, dots and dashes")
-      .optional(),
-    jwks: z
-      .union([
-        z.url({ protocol: /^https?$/, error: "must be a URL or a JSON Web Key Set" }),
-        z.custom<JSONWebKeySet>(isPublic, "must be a URL, or a JSON Web Key Set of public keys"),
-      ])
-      .optional(),
-    secret: z.string().min(32, "must have at least 32 characters").optional(),
-    algorithms: z
-      .array(z.enum([...PUBLIC, ...SHARED]))
-      .min(1, "must name at least one")
-      .optional(),
-    skew: z.number().int().nonnegative().default(60_000),
-    scopes: z.strictObject({ call: texts, read: texts, admin: texts }).default({}),
-    client: z.string().min(1).default("sub"),
-    allowance: z
-      .custom<NonNullable<JwtOptions["allowance"]>>((value) => typeof value === "function", "must be a function")
-      .optional(),
-  })
-  .check(
-    z.refine(({ jwks, secret }) => jwks === undefined || secret === undefined, {
-      path: ["secret"],
-      error: "leave it out, or `jwks`: tokens are signed with one or the other",
-    }),
-    z.refine(
-      ({ algorithms = [], secret }) => algorithms.every((each) => SHARED.includes(each) === (secret !== undefined)),
-      {
-        path: ["algorithms"],
-        error: "HS… is for tokens with a `secret`, and for those alone",
-      },
-    ),
-    z.refine(
-      ({ issuer, jwks, secret }) => jwks ?? secret ?? z.url({ protocol: /^https?$/ }).safeParse(issuer).success,
-      {
-        path: ["jwks"],
-        error: "must say where the keys are: the issuer is no URL",
-      },
-    ),
-  );
-
-type Given = z.output<typeof schema>;
+const SCOPES = ["call", "read", "admin"] as const;
+const allowed = granted.omit({ scopes: true, expires: true }).optional();
 
 interface Known {
   readonly client: string;
-  readonly scopes: ReadonlySet<Scope>;
+  readonly scopes: readonly Scope[];
   readonly allowance: Allowance | undefined;
   /** Unix ms. */
   readonly until: number;
@@ -113,10 +62,12 @@ const KNOWN = 4_096;
 
 /** Admits clients with tokens (JWT) of an identity provider, as `Authorization: Bearer …`. */
 export function jwt(options: JwtOptions): Plugin {
-  const given = checkOptions("guard-jwt", schema, options);
-  const { issuer, jwks, secret, name, skew, client, allowance } = given;
-  const algorithms = given.algorithms ?? (secret === undefined ? PUBLIC : ["HS256"]);
-  const terms = { issuer, audience: given.audience, algorithms, skew };
+  const { secret, ...given } = checkOptions("guard-jwt", schema, options);
+  const { issuer, jwks, name } = given;
+  const shown = { ...given, ...(secret !== undefined && { secret: `sha256:${sha256(secret).slice(0, 8)}` }) };
+  const usual = secret === undefined ? PUBLIC : ["HS256"];
+  let settings: Omit<Given, "secret"> = given;
+  let terms = termsOf(given, usual);
   const admitted = new WeakMap<Origin, Known>();
   let known = new Map<string, Known>();
   let node: AimoNode;
@@ -131,10 +82,10 @@ export function jwt(options: JwtOptions): Plugin {
     const into = known; // keys that change meanwhile take it away
     const claims = await verify(text, keys.find, terms, node.runtime.now());
     const fresh: Known = {
-      client: `${issuer}#${nameIn(claims, client)}`,
-      scopes: scopesIn(claims, given.scopes),
-      allowance: allowance?.(claims),
-      until: (claims.exp as number) * 1_000 + skew,
+      client: `${issuer}#${nameIn(claims, settings.client)}`,
+      scopes: scopesIn(claims, settings.scopes),
+      allowance: checked(await settings.allowance?.(claims)),
+      until: (claims.exp as number) * 1_000 + settings.skew,
     };
     if (into.size >= KNOWN) into.delete(into.keys().next().value as string);
     into.set(digest, fresh);
@@ -147,7 +98,7 @@ export function jwt(options: JwtOptions): Plugin {
 
   function enter(origin: Origin, scope: Scope, found: Known): void {
     checkTime(found);
-    if (!found.scopes.has(scope))
+    if (!hasScope(found, scope))
       throw new AimoError("FORBIDDEN", `The token lacks the scope "${scope}" (\`scopes\` of jwt).`);
     origin.client = found.client;
     if (found.allowance) origin.allowance = found.allowance;
@@ -158,7 +109,7 @@ export function jwt(options: JwtOptions): Plugin {
   return {
     name: name === undefined ? "guard-jwt" : `guard-jwt:${name}`,
     enforce: "pre",
-    options: { ...given, ...(secret !== undefined && { secret: `sha256:${sha256(secret).slice(0, 8)}` }) },
+    options: shown,
     provides: ["auth"],
     hooks: {
       "auth:claim"(key, claim) {
@@ -196,6 +147,16 @@ export function jwt(options: JwtOptions): Plugin {
       keys = open();
       node.provide("auth", true);
     },
+    // So that the keys stay, should their server be down just now.
+    update({ options: next }) {
+      const wanted = next as typeof shown;
+      const { jwks: from, secret: mark } = wanted;
+      if (wanted.issuer !== issuer || !isDeepStrictEqual([from, mark], [jwks, shown.secret])) return false;
+      settings = wanted;
+      terms = termsOf(wanted, usual);
+      known = new Map();
+      return true;
+    },
     close: () => keys?.close(),
   };
 
@@ -207,6 +168,10 @@ export function jwt(options: JwtOptions): Plugin {
   }
 }
 
+function termsOf({ issuer, audience, algorithms, skew }: Omit<Given, "secret">, usual: readonly string[]): Terms {
+  return { issuer, audience, algorithms: algorithms ?? usual, skew };
+}
+
 /** Throws UNAUTHORIZED when it is not there, or nothing that could stand in a log. */
 function nameIn(claims: JWTPayload, claim: string): string {
   const value = claims[claim];
@@ -214,21 +179,18 @@ function nameIn(claims: JWTPayload, claim: string): string {
   throw refused(`has no claim \`${claim}\` that names its client`);
 }
 
-function scopesIn(claims: JWTPayload, { call, read, admin }: Given["scopes"]): Set<Scope> {
-  const said = saidBy(claims);
-  const has = (wanted: readonly string[] = []): boolean => wanted.some((each) => said.has(each));
-  if (has(admin)) return new Set(["call", "read", "admin"]);
-  if (call === undefined || has(call)) return new Set(["call", "read"]);
-  return new Set(has(read) ? ["read"] : []);
+/** Throws PLUGIN_FAILED: what is misspelt would bind nobody. */
+function checked(allowance: unknown): Allowance | undefined {
+  const { success, data } = allowed.safeParse(allowance);
+  if (!success)
+    throw new AimoError("PLUGIN_FAILED", "What `allowance` of jwt gives is no allowance.", { plugin: "guard-jwt" });
+  return data && allowanceOf(data);
 }
 
-function isPublic(value: unknown): boolean {
-  try {
-    createLocalJWKSet(value as JSONWebKeySet);
-    return (value as JSONWebKeySet).keys.every((key) => key.kty !== "oct" && !("d" in key));
-  } catch {
-    return false;
-  }
+function scopesIn(claims: JWTPayload, { call, read = [], admin = [] }: Given["scopes"]): Scope[] {
+  const said = saidBy(claims);
+  const wanted = { call, read, admin };
+  return SCOPES.filter((scope) => wanted[scope]?.some((each) => said.has(each)) ?? true);
 }
 
 function sha256(text: string): string {

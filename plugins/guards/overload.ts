@@ -4,7 +4,7 @@ import { checkOptions } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
-import { createPlaces, SHARES, type Places, type Priority, type Room } from "./_room.ts";
+import { createPlaces, SHARES, type Places, type Priority, type Room } from "./_queue.ts";
 import { watchPressure, type Pressure } from "./_pressure.ts";
 import { createRefusals, type Reason, type Refusals } from "./_refusals.ts";
 
@@ -15,7 +15,7 @@ export interface OverloadOptions {
   queue?: number;
   /** How long a call may wait for a place, in any case less than `timeouts.hook`. ms. Default 1,000. */
   wait?: number;
-  /** New calls are refused while the event loop is later than this. ms. Default 50. */
+  /** New calls are refused while the event loop is later than this, or connections wait for longer. ms. Default 50. */
   lag?: number;
   /** New calls are refused above this part of the heap's limit, or of the memory that the container may use. Default 0.9. */
   memory?: number;
@@ -98,6 +98,10 @@ export function overload(options: OverloadOptions = {}): Plugin {
         return places.enter(call, priority);
       },
       "call:end": (call, { status }) => places.leave(call, status === "ok"),
+      "config:change"() {
+        refusals.publish();
+        places.serve(); // `limits.calls` may be another
+      },
     },
     setup(face) {
       node = face;

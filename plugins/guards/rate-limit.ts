@@ -64,6 +64,8 @@ interface Taken {
 
 /** So many bytes of a prompt are taken for a token until its provider has counted. */
 const BYTES_A_TOKEN = 4;
+/** No call has more, whatever its provider says: a counter that overflows is an error of the store. */
+const MOST_TOKENS = 10_000_000;
 
 /**
  * Limits calls and tokens a minute, and calls at a time: for each client, for each provider, and for the node. Counted in the
@@ -216,5 +218,5 @@ function tokensOf(call: Call, { prompt, asked }: Taken, target?: string): number
   if (attempt === undefined || !asked.has(attempt.target)) return 0;
   const passed = attempt === servedBy ? call.chunks || Math.ceil(call.bytes / BYTES_A_TOKEN) : 0;
   const { promptTokens = prompt, completionTokens = passed } = attempt.receipt?.usage ?? {};
-  return Math.max(0, Math.round(promptTokens + completionTokens)) || 0;
+  return Math.max(0, Math.min(MOST_TOKENS, Math.round(promptTokens + completionTokens))) || 0;
 }

@@ -31,8 +31,8 @@ export interface TrustOptions {
 export interface TrustService {
   /** The invitations that were redeemed or revoked, and have not ended. */
   readonly invited: Iterable<Guest>;
-  /** For good: an id, or the invitation itself. Throws INVALID_MESSAGE_FORMAT. */
-  revoke(which: string): Promise<void>;
+  /** For good: an id, or the invitation itself. Resolves with the id. Throws INVALID_MESSAGE_FORMAT. */
+  revoke(which: string): Promise<string>;
 }
 
 declare module "aimo" {
@@ -189,6 +189,7 @@ export function trust(options: TrustOptions = {}): Plugin {
             throw new AimoError("INVALID_MESSAGE_FORMAT", "That is neither an invitation nor the id of one.");
           await guests.revoke(id, until);
           node.review();
+          return id;
         },
       });
       stopSweep = node.runtime.setTimeout(SWEEP, sweep);

@@ -6,6 +6,7 @@ import { openapi } from "../frontends/openapi.ts";
 import { openaiApi } from "../frontends/openai-api.ts";
 import { websocketApi } from "../frontends/websocket-api.ts";
 import { apiKeys } from "../guards/api-keys.ts";
+import { trust as trustIn, type TrustOptions } from "../guards/trust.ts";
 import { logger } from "../observers/logger.ts";
 import { breaker } from "../routers/breaker.ts";
 import { score } from "../routers/score.ts";
@@ -22,13 +23,22 @@ export interface GatewayOptions extends HttpOptions {
   join?: string[];
   /** What clients must send as a Bearer key. Default: the environment's `AIMO_API_KEY`, if set. */
   key?: string;
+  /** Which peers may provide and call, and this node's invitations. Default: whoever can dial it. */
+  trust?: TrustOptions;
 }
 
 /** A node that clients talk to over HTTP, and providers join over libp2p. */
 export function gateway(options: GatewayOptions = {}): PluginList {
-  const { listen = ["/ip4/127.0.0.1/tcp/4001"], join = [], key = process.env["AIMO_API_KEY"], ...server } = options;
+  const {
+    listen = ["/ip4/127.0.0.1/tcp/4001"],
+    join = [],
+    key = process.env["AIMO_API_KEY"],
+    trust,
+    ...server
+  } = options;
   return [
     logger(),
+    trust && trustIn(trust),
     key && apiKeys({ keys: [key] }),
     http(server),
     openaiApi(),

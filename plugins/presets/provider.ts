@@ -1,4 +1,5 @@
 import { AimoError } from "../../core/error.ts";
+import { trust as trustIn, type TrustOptions } from "../guards/trust.ts";
 import type { Plugin, PluginList } from "../../core/plugin.ts";
 import { logger } from "../observers/logger.ts";
 import { demo } from "../providers/demo.ts";
@@ -21,11 +22,20 @@ export interface ProviderOptions {
   join?: string[];
   /** Multiaddrs for peers. Default none: it only dials out, and may sit behind NAT. */
   listen?: string[];
+  /** Which peers may call, and this node's invitations. Default: whoever it joins. */
+  trust?: TrustOptions;
 }
 
 /** A node that serves an upstream, or a model of its own, to the gateways it joins. */
-export function provider({ join = [], listen = [], adapters, ...options }: ProviderOptions = {}): PluginList {
-  return [logger(), libp2p({ listen, join }), stream(), pubsub(), adapters ?? adapter(options)];
+export function provider({ join = [], listen = [], trust, adapters, ...options }: ProviderOptions = {}): PluginList {
+  return [
+    logger(),
+    trust && trustIn(trust),
+    libp2p({ listen, join }),
+    stream(),
+    pubsub(),
+    adapters ?? adapter(options),
+  ];
 }
 
 function adapter({ upstream, gguf: file, models }: ProviderOptions): Plugin {

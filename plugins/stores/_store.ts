@@ -26,7 +26,8 @@ export interface Store {
   readonly values: Storage;
   /**
    * Tables; absent where it has none. Each statement is a transaction of its own: the next one may run on another
-   * connection, so that there is no BEGIN. A statement that the server refuses rejects as the library does.
+   * connection, so that there is no BEGIN. One that the server refuses rejects as the library does; any other settles
+   * within ten times the timeout, so that no call should wait for it.
    */
   readonly database?: Database;
   /**

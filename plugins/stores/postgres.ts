@@ -1,5 +1,5 @@
 import { Socket } from "node:net";
-import { createDatabase } from "db0";
+import { createDatabase, type Database } from "db0";
 import postgresqlConnector from "db0/connectors/postgresql";
 import type pg from "pg";
 import { z } from "zod";
@@ -23,6 +23,8 @@ const schema = z.strictObject({
 const CONNECT = 5_000;
 /** Counts and places after which what has ended is thrown away. */
 const OFTEN = 1_000;
+/** What plugins ask of their own tables may be much, and has so many timeouts. */
+const TABLES = 10;
 /** Classes of SQLSTATE that are about the server, not the statement: no connection, read-only, no access, no room, shutting down, … */
 const ABOUT_SERVER = /^(08|25|28|3D|53|57|58|F0|XX)/;
 /** OIDs of bigint and numeric. */
@@ -55,7 +57,8 @@ export function postgres(options: PostgresOptions): Plugin {
       const connections = new library.Pool({
         connectionString: url,
         connectionTimeoutMillis: CONNECT,
-        query_timeout: timeout,
+        // By then nobody waits any more: a connection that does not answer is closed.
+        query_timeout: 2 * TABLES * timeout,
         idleTimeoutMillis: 60_000,
         keepAlive: true,
         stream: toSocket,
@@ -85,27 +88,17 @@ export function postgres(options: PostgresOptions): Plugin {
       }));
       const query = <Row extends pg.QueryResultRow>(sql: string, params?: unknown[]): Promise<pg.QueryResult<Row>> =>
         ask(() => connections.query<Row>(sql, params));
-      // The connector has one client, which never connects again: this one is the pool.
-      const client = { connect: async () => {}, query, end: async () => {} };
-      const database = createDatabase(
-        postgresqlConnector({
-          lib: {
-            Client: function () {
-              return client;
-            },
-          } as never,
-        }),
-      );
+      const queryTables: Query = (sql, params) => ask(() => connections.query(sql, params), TABLES * timeout);
       let writes = 0;
       const sweep = (): void => {
-        if (++writes % OFTEN === 0) for (const sql of SWEEP) query(sql).catch(() => {});
+        if (++writes % OFTEN === 0) for (const sql of SWEEP) queryTables(sql).catch(() => {});
       };
 
       node.provide("store", {
         kind: "postgres",
         whenDown,
-        values: valuesIn(database),
-        database,
+        values: valuesIn(databaseOf(query)),
+        database: databaseOf(queryTables),
         async count(key, points, seconds) {
           sweep();
           const { rows } = await query<{ used: number; ms: number }>(COUNT, [key, points, seconds]);
@@ -123,9 +116,24 @@ export function postgres(options: PostgresOptions): Plugin {
     },
     close() {
       remote?.close();
-      // What still runs gets its error; a server that is stopped would not let go of a connection.
       void pool?.end().catch(() => {});
-      reset();
+      // The server is told, but one that does not answer would not let go of a connection.
+      for (const socket of sockets)
+        if (socket.connecting) socket.destroy();
+        else socket.destroySoon();
     },
   };
+}
+
+type Query = (sql: string, params?: unknown[]) => Promise<pg.QueryResult>;
+
+/** The connector's own client is one connection, which is never made anew: this one is the pool. */
+function databaseOf(query: Query): Database {
+  const client = { connect: async () => {}, query, end: async () => {} };
+  const lib = {
+    Client: function () {
+      return client;
+    },
+  };
+  return createDatabase(postgresqlConnector({ lib: lib as never }));
 }

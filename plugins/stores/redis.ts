@@ -86,7 +86,7 @@ export function redis(options: RedisOptions): Plugin {
         async probe(signal) {
           if (["wait", "end"].includes(connection.status)) connection.connect().catch(() => {});
           if (connection.status !== "ready") await once(connection, "ready", { signal });
-          await counter.penalty("probe", 1, { customDuration: 1 });
+          await counter.penalty(":probe", 1, { customDuration: 1 });
         },
         reset,
       }));

@@ -11,7 +11,7 @@ const CALLS = 40;
 const PLACES = 36;
 /** What a call takes of the gateway's loop, where that is what there is too little of; and by how much it may be late. ms */
 const WORK = 4;
-const LAG = Number(process.env["LAG"] ?? 20);
+const LAG = 15;
 /** Of the capacity. */
 const NORMAL = 0.5;
 const TOO_MUCH = 3;

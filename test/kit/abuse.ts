@@ -187,7 +187,14 @@ export function abuses({ host, provider, model, canary }: AbuseTarget): Abuse[] 
     400,
     `POST ${CHAT} HTTP/1.0\r\nhost: ${host}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
   );
-  add("chunks in capitals are chunks", 400, post("Transfer-Encoding: Chunked") + "2\r\n{}\r\n0\r\n\r\n");
+  for (const [name, coding] of [
+    ["in capitals", "Chunked"],
+    ["in nothing but capitals", "CHUNKED"],
+    ["in mixed letters", "cHuNkEd"],
+    ["with a blank behind them", "chunked "],
+    ["with blanks before them", "   chunked"],
+  ] as const)
+    add(`chunks ${name} are chunks`, 400, `${post(`Transfer-Encoding: ${coding}`)}2\r\n{}\r\n0\r\n\r\n${inner}`);
   list.push({
     name: "a request behind a complete one, which is a request of its own",
     pieces: [`GET /v1/health HTTP/1.1\r\nhost: ${host}\r\n\r\n${head("GET /v1/health")}`],

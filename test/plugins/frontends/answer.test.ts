@@ -1,6 +1,7 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { createNode, type Handler, type NodeConfig } from "../../../core/index.ts";
-import { aimoApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
+import { AimoError, createNode, type Handler, type NodeConfig } from "../../../core/index.ts";
+import { aimoApi, anthropicApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
+import { anthropicToOpenai } from "../../../plugins/translators/index.ts";
 import { post, streaming, type Got } from "../../kit/client.ts";
 import { failing, pieces, provider, whole } from "../../kit/local.ts";
 import { createVirtualRuntime } from "../../kit/virtual-runtime.ts";
@@ -159,6 +160,41 @@ describe("what a provider says in the head of an answer", () => {
     reply.end({ body: EVENT });
   };
 });
+
+it.each(["\n\n", "\r\r", "\r\n\r\n", "\n", "\u2028", "\0\n\n"])(
+  "no line break (%j) in what an upstream says of itself begins an event",
+  async (end) => {
+    const evil = `${end}event: evil${end}data: {"choices":[]}${end}id: 1${end}retry: 1${end}`;
+    const bad = new AimoError("UPSTREAM_FAILED", `It failed.${evil}`, { param: `a${evil}` });
+    const handle: Handler = async (_, reply) => {
+      reply.head({ contentType: "text/event-stream" });
+      await reply.chunk(EVENT);
+      throw bad;
+    };
+    const cards = [{ id: "m", types: ["openai.chat"] }];
+    const node = await createNode({
+      drain: 0,
+      plugins: [
+        http({ port: 0 }),
+        openaiApi(),
+        anthropicApi(),
+        anthropicToOpenai(),
+        { name: "provider-test:evil", provider: { name: "p", models: cards, handle } },
+      ],
+    });
+    onTestFinished(() => node.close());
+    for (const [path, count] of [
+      ["/v1/chat/completions", 2],
+      ["/v1/messages", undefined],
+    ] as const) {
+      const { body } = await post(node.use("http").url as string, { ...streaming("m"), max_tokens: 1 }, { path }).got();
+      const fields = body.split(/\r\n|\r|\n/).filter(Boolean);
+      expect(fields.filter((line) => /^(event: evil|id:|retry:|data: \{"choices":\[\]\})/.test(line))).toEqual([]);
+      expect(body).toContain("event: evil"); // within the text of the error
+      if (count !== undefined) expect(fields).toHaveLength(count);
+    }
+  },
+);
 
 it("no line of a whole answer becomes an event of its own where a keep-alive has promised events", async () => {
   const runtime = createVirtualRuntime();

@@ -6,10 +6,13 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type Handler, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { http, openaiApi, type OpenaiApiOptions } from "../../../plugins/frontends/index.ts";
 import { openai } from "../../../plugins/providers/index.ts";
+import { PROMPT, REPLY } from "../../kit/canary.ts";
 import { post, readStream, streaming } from "../../kit/client.ts";
 import { ends, failing, provider, silent } from "../../kit/local.ts";
 import { ASKS, beginning, strip, take } from "../../kit/resuming.ts";
 import { createUpstream, cut, DONE, event, raw } from "../../kit/upstream.ts";
+
+const ASKED = `${PROMPT} Hello`;
 
 const PREFILL = { "x-aimo-continue": "prefill" };
 const BROKEN = new AimoError("STREAM_INTERRUPTED", "It broke off.");
@@ -86,7 +89,13 @@ describe("an answer whose provider fails in the middle of its text", () => {
     const second = speaker([ROLE, event({ content: "ld" }), FINISH, event({}, { choices: [], usage }), DONE]);
     const stage = await start([first.handle, second.handle], { continue: "prefill" });
     const got = await stage.ask({ temperature: 0.5, "x-unknown": [1] }).got();
-    const said = { id: "chatcmpl-1", object: "chat.completion.chunk", created: 1, model: "test-model", choices: [] };
+    const said = {
+      id: `chatcmpl-${REPLY}`,
+      object: "chat.completion.chunk",
+      created: 1,
+      model: "test-model",
+      choices: [],
+    };
     const continued = { from: stage.target(0), to: stage.target(1), after: 10 };
     expect(got.body).toBe(
       [
@@ -104,7 +113,7 @@ describe("an answer whose provider fails in the middle of its text", () => {
       {
         ...streaming("m", { temperature: 0.5, "x-unknown": [1] }),
         messages: [
-          { role: "user", content: "Hello" },
+          { role: "user", content: ASKED },
           { role: "assistant", content: "Hello, wör" },
         ],
         continue_final_message: true,
@@ -164,7 +173,7 @@ describe("an answer whose provider fails in the middle of its text", () => {
     const { body } = await stage.ask().got();
     expect(readStream(body)).toMatchObject({ content: "abc", done: false, errors: [{ code: "stream_interrupted" }] });
     expect(speakers.map(({ asked }) => asked.map(({ messages }) => messages.at(-1)?.content))).toEqual([
-      ["Hello"],
+      [ASKED],
       ["a"],
       ["ab"],
       [],
@@ -180,7 +189,7 @@ describe("an answer whose provider fails in the middle of its text", () => {
     const second = speaker([event({ content: "c" }), FINISH, DONE]);
     const stage = await start([first.handle, second.handle], { continue: "prefill" });
     const messages = [
-      { role: "user", content: "Hello" },
+      { role: "user", content: ASKED },
       { role: "assistant", content: "Well, " },
     ];
     const asked = { messages, continue_final_message: true, max_tokens: 10, max_completion_tokens: 1 };

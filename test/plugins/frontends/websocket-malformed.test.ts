@@ -2,6 +2,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { createNode, type Handler, type Plugin } from "../../../core/index.ts";
 import { http, websocketApi } from "../../../plugins/frontends/index.ts";
 import { provider, silent, whole } from "../../kit/local.ts";
+import { sendRaw } from "../../kit/raw.ts";
 import { openSocket, type SocketClient, type Told } from "../../kit/websocket.ts";
 
 const LIMIT = 10_000;
@@ -140,6 +141,38 @@ describe("a message that is wrong gets an error with its id, and the socket goes
     client.send({ ...CHAT, id: 1 });
     client.send({ id: 1, model: 7 });
     await client.seen((each) => "error" in each && each["id"] === null);
+  });
+});
+
+describe("a handshake that is meant to break the server", () => {
+  const upgrade = (...lines: string[]): string =>
+    [
+      "GET /v1/stream HTTP/1.1",
+      "host: 127.0.0.1",
+      ...lines,
+      "connection: upgrade",
+      "upgrade: websocket",
+      "sec-websocket-version: 13",
+      "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+      "",
+      "",
+    ].join("\r\n");
+
+  it.each([
+    ["2,100 headers before those that matter", Array.from({ length: 2_100 }, () => "a:")],
+    ["a protocol with 12,000 blanks in it", [`sec-websocket-protocol: b${" ".repeat(12_000)}x`]],
+    ["3,000 protocols", [`sec-websocket-protocol: ${"a,".repeat(3_000)}b`]],
+    ["an extension with 12,000 blanks in it", [`sec-websocket-extensions: x;${" ".repeat(12_000)}y`]],
+    [
+      "a window of deflate that there is not",
+      ["sec-websocket-extensions: permessage-deflate; server_max_window_bits=99"],
+    ],
+  ])("with %s is refused or taken, and the next one is taken", async (_, lines) => {
+    const { socket } = await start();
+    const api = `http://127.0.0.1:${socket.remotePort}`;
+    const { statuses } = await sendRaw(api, [upgrade(...lines)], { end: true });
+    expect([undefined, 101, 400, 404, 431]).toContain(statuses[0]);
+    await (await openSocket(api)).ws.close();
   });
 });
 

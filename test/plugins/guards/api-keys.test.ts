@@ -90,20 +90,19 @@ describe("a key", () => {
 
 describe("its options", () => {
   it("want keys of at least 8 printable characters, and never repeat one", () => {
-    for (const keys of [
-      [],
-      ["short"],
-      ["sk-ok-0123456789", "has a space in it"],
-      ["ends-with-newline\n"],
-      "not-a-list",
-    ])
+    for (const keys of [["short"], ["sk-ok-0123456789", "has a space in it"], ["ends-with-newline\n"], "not-a-list"])
       expect(() => apiKeys({ keys: keys as string[] })).toThrow(expect.objectContaining({ code: "CONFIG_INVALID" }));
-    expect(() => apiKeys({ keys: ["a secret with spaces"] })).toThrow(/keys\.0: a key must consist of printable ASCII/);
+    expect(() => apiKeys({ keys: ["a secret with spaces"] })).toThrow(
+      /keys\.0\.key: a key must consist of printable ASCII/,
+    );
     expect(() => apiKeys({ keys: ["a secret with spaces"] })).not.toThrow(/secret/);
   });
 
   it("name the field that is meant", () => {
     expect(() => apiKeys({ key: [KEY] } as never)).toThrow(/Did you mean "keys"\?/);
+    expect(() => apiKeys({ keys: [{ key: KEY, modles: ["m"] }] } as never)).toThrow(
+      /no option "keys\.0\.modles"\. Did you mean "models"\?/,
+    );
   });
 
   it("show no key on the plugin, and differ when a key was changed", () => {

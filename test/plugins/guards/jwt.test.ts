@@ -548,6 +548,13 @@ describe("a token", () => {
     expect(await ask("free")).toBe("FORBIDDEN");
   });
 
+  it("is not admitted where the config makes nothing of its claims that could bind it", async () => {
+    for (const wrong of [{ model: ["m"] }, { models: "m" }, null, "all"]) {
+      const { node, idp } = await start({ allowance: async () => wrong as never });
+      expect(await refusal(async () => admit(node, await idp.token()))).toMatchObject({ code: "PLUGIN_FAILED" });
+    }
+  });
+
   it("may neither name another model as a fallback, nor have one chosen for it", async () => {
     const idp = await issuer();
     const allowance = (): Allowance => ({ models: ["small"] });
@@ -612,6 +619,35 @@ describe("a token", () => {
       for (const secret of ["alice", "hush", "evil", key.split(".")[1] as string, key.split(".")[2] as string])
         expect(told).not.toContain(secret);
     }
+  });
+});
+
+describe("a reload", () => {
+  it("takes other terms in place, also for tokens that are known, and keeps keys whose server is down", async () => {
+    const idp = await issuer();
+    const plugins = (more: Partial<JwtOptions>): Plugin[] => [
+      jwt({ issuer: idp.url, audience: AUDIENCE, allowance: () => undefined, ...more }),
+    ];
+    await using node = await createNode({ plugins: plugins({}) });
+    const [old, other] = [await idp.token({ azp: "batch" }), await idp.token({ aud: "other" })];
+    expect((await admit(node, old)).client).toBe(`${idp.url}#alice`);
+    await idp.stop();
+    await node.reload({ plugins: plugins({ client: "azp", scopes: { read: ["x"] } }) });
+    expect((await admit(node, old)).client).toBe(`${idp.url}#batch`);
+    await node.reload({ plugins: plugins({ audience: "other" }) });
+    expect(await refusal(() => admit(node, old))).toMatchObject({ code: "UNAUTHORIZED" });
+    expect((await admit(node, other)).client).toBe(`${idp.url}#alice`);
+  });
+
+  it("with another place for the keys forgets those that were there", async () => {
+    const [one, two] = [await issuer(), await issuer()];
+    const plugins = (jwks: string): Plugin[] => [jwt({ issuer: one.url, audience: AUDIENCE, jwks })];
+    await using node = await createNode({ plugins: plugins(one.jwks) });
+    const key = await one.token();
+    await admit(node, key);
+    await node.reload({ plugins: plugins(two.jwks) });
+    expect(await refusal(() => admit(node, key))).toMatchObject({ code: "UNAUTHORIZED" });
+    await admit(node, await two.token({ iss: one.url }));
   });
 });
 

@@ -1,3 +1,4 @@
+import { channel } from "node:diagnostics_channel";
 import { request as requestHttp, type IncomingMessage } from "node:http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import {
@@ -306,6 +307,24 @@ describe("a call that would have to wait", () => {
   });
 });
 
+it("at three times what fits, calls that are served take less than twice their time, places are not idle, and nobody else waits", async () => {
+  const s = await stage({ calls: 10 });
+  const asked: { readonly call: Asked; readonly at: number }[] = [];
+  const begun = s.runtime.now();
+  const capacity = 9 / 200; // calls/ms
+  for (let i = 0; i < 1_350; i++) {
+    asked.push({ call: s.ask(`${i}`, 200), at: s.runtime.now() - begun });
+    await s.runtime.advance(1 / (3 * capacity));
+  }
+  await s.runtime.advance(400);
+  const took = (result: string): number[] =>
+    asked.filter(({ call }) => call.result === result).map(({ call, at }) => (call.at as number) - at);
+  expect(Math.max(...took("ok"))).toBeLessThan(400);
+  expect(Math.max(...took("OVERLOADED"))).toBe(0);
+  expect(took("ok").length).toBeGreaterThan(0.98 * capacity * 10_000);
+  expect(took("ok").length + took("OVERLOADED").length).toBe(1_350);
+});
+
 describe("before its body is read", () => {
   it("a call is refused while there is neither a place nor room to wait; what is no call never is", async () => {
     const s = await stage({ calls: 1, queue: 0 });
@@ -534,7 +553,25 @@ describe("the event loop", () => {
     await s.runtime.advance(30);
     let taken = 0;
     for (let i = 0; i < 100 && !(await isRefused(s)); i++, taken++) s.late(5);
-    expect(taken).toBe(12); // 45 ms later than the look that was due in 10
+    expect(taken).toBe(11); // 45 ms later than the look that was due in 5
+  });
+
+  it("is late, too, while each of its turns accepts a connection: others wait where no delay shows them", async () => {
+    const s = await stage({ lag: 50 });
+    const connection = channel("net.server.socket");
+    connection.publish({});
+    await settle();
+    s.late(60);
+    await s.runtime.advance(2_000); // the delay itself is forgotten
+    expect(await isRefused(s)).toBe(false);
+    for (let turn = 0; turn < 12; turn++) {
+      connection.publish({});
+      expect(await isRefused(s)).toBe(turn > 9);
+      s.late(10);
+      await new Promise<void>((resolve) => s.runtime.turn(resolve));
+    }
+    await settle(); // turns that accept none
+    expect(await isRefused(s)).toBe(false);
   });
 
   it("may pause once: that is no overload", async () => {
@@ -553,7 +590,7 @@ describe("the event loop", () => {
     s.late(200);
     await s.runtime.advance(30);
     for (const [late, refused] of [
-      [10 + 70, []],
+      [5 + 70, []],
       [1, ["low"]],
       [19, ["low"]],
       [1, ["low", "normal"]],

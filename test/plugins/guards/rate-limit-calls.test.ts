@@ -23,7 +23,7 @@ interface Watched extends Plugin {
   readonly open: ReadonlySet<string>;
   /** Places that were taken, and how often each was given back. */
   readonly given: ReadonlyMap<string, number>;
-  /** Leases wait until what it returns is called. */
+  /** The next lease waits until what it returns is called. */
   hold(): () => void;
 }
 
@@ -37,7 +37,9 @@ function store(runtime: VirtualRuntime): Watched {
   const shared: Store = {
     ...local,
     async lease(key, id, most, ms) {
-      await held;
+      const waits = held;
+      held = undefined;
+      await waits;
       const taken = await local.lease(key, id, most, ms);
       if (taken) {
         open.add(id);
@@ -63,10 +65,7 @@ function store(runtime: VirtualRuntime): Watched {
     hold() {
       const { promise, resolve } = Promise.withResolvers<void>();
       held = promise;
-      return () => {
-        held = undefined;
-        resolve();
-      };
+      return resolve;
     },
   };
   return Object.defineProperties(plugin, Object.getOwnPropertyDescriptors(hidden(watched))) as Watched;
@@ -298,6 +297,22 @@ describe("a place comes back once", () => {
     await free(on);
   });
 
+  it("when the store gives it after the end of an attempt, and the call goes on with another", async () => {
+    const { plugin, asked, go: answer } = busy();
+    const on = await stage([fine, plugin], JUST({ provider: one }));
+    const go = on.places.hold();
+    const running = on.ask();
+    await on.runtime.advance(5_000);
+    await asked;
+    expect(on.places.given.size).toBe(1);
+    go();
+    await settle();
+    expect([on.places.given.size, on.places.open.size]).toEqual([2, 1]);
+    answer();
+    expect(await running).toBe("ok");
+    await free(on);
+  });
+
   it("when the next provider answers, because the first has none free or fails", async () => {
     const { plugin, asked, go } = busy();
     const on = await stage([plugin, provider("broken", failing()), fine], JUST({ provider: one }));
@@ -333,6 +348,19 @@ describe("a place comes back once", () => {
     expect(on.places.open.size).toBe(2);
     await on.node.reload({ drain: 0, plugins: [on.places, next(), first(), plugin] });
     expect(on.places.open.size).toBe(2);
+    go();
+    expect(await running).toBe("ok");
+    await free(on);
+  });
+
+  it("when a call runs on after the limits were left out and gone", async () => {
+    const { plugin, asked, go } = busy();
+    const on = await stage([plugin]);
+    const running = on.ask();
+    await asked;
+    await on.node.reload({ drain: 1_000, plugins: [on.places, first(), plugin] });
+    await on.runtime.advance(1_000);
+    expect([on.places.open.size, [...on.places.given.values()]]).toEqual([0, [1, 1]]);
     go();
     expect(await running).toBe("ok");
     await free(on);

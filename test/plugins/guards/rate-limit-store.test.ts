@@ -1,10 +1,14 @@
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type AimoNode, type Origin } from "../../../core/index.ts";
 import { rateLimit, type RateLimitOptions } from "../../../plugins/guards/index.ts";
+import { redis } from "../../../plugins/stores/index.ts";
 import { openLocal } from "../../../plugins/stores/_local.ts";
 import type { Store } from "../../../plugins/stores/_store.ts";
 import { provider, whole } from "../../kit/local.ts";
+import { missingRedis, startRedis } from "../../kit/redis.ts";
 import { chat, collect, origin } from "../../suites/index.ts";
+
+const noRedis = missingRedis();
 
 /** A store of a node's own, named by the config of this one, which a test may take down. */
 async function stage(options: RateLimitOptions, whenDown: Store["whenDown"] = "open") {
@@ -103,5 +107,64 @@ it("a store must stand before the limits that use it", async () => {
   await expect(createNode({ plugins: [rateLimit(), store] })).rejects.toMatchObject({
     code: "CONFIG_INVALID",
     message: "store-test must stand before guard-rate-limit in `plugins`, which uses it.",
+  });
+});
+
+describe.skipIf(noRedis !== undefined)("over two nodes that share a Redis", () => {
+  async function pair(limits: RateLimitOptions["client"], handle = whole("{}")) {
+    const { url } = await startRedis();
+    const nodes = await Promise.all(
+      [1, 2].map(() =>
+        createNode({
+          drain: 0,
+          // What counts here is that nothing is counted twice or lost, and not how soon.
+          timeouts: { hook: 60_000 },
+          plugins: [
+            redis({ url, whenDown: "closed", timeout: 60_000 }),
+            rateLimit({ client: { requests: false, ...limits } }),
+            provider("one", handle),
+          ],
+        }),
+      ),
+    );
+    onTestFinished(async () => void (await Promise.all(nodes.map((node) => node.close()))));
+    return {
+      begin: (n: number) =>
+        Array.from({ length: n }, async (_, i) => {
+          const { outcome } = await collect(nodes[i % 2] as AimoNode, chat("m"), { origin: origin({ client: "a" }) });
+          return outcome.error?.code ?? outcome.status;
+        }),
+    };
+  }
+
+  it.each([
+    ["requests", { requests: 100 }],
+    ["tokens", { tokens: 100 }],
+  ])("of 1,000 calls begun at once exactly as many pass as the limit of %s says", async (_, limits) => {
+    const { begin } = await pair(limits, (request, reply) => {
+      const promptTokens = Math.ceil(request.body.length / 4);
+      reply.send("{}", { usage: { promptTokens, completionTokens: 0 } });
+    });
+    const size = Math.ceil((chat("m").body as Uint8Array).length / 4);
+    const asked = await Promise.all(begin(1_000));
+    expect(passed(asked)).toBe("requests" in limits ? 100 : Math.ceil(100 / size));
+  });
+
+  it("no more run at a time than may, and all places are free when they have ended", async () => {
+    let open = 0;
+    let most = 0;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const { begin } = await pair({ calls: 10 }, async (_, reply) => {
+      most = Math.max(most, ++open);
+      await promise;
+      reply.send("{}");
+    });
+    const asked = begin(1_000);
+    let refused = 0;
+    for (const each of asked) void each.then((code) => code === "ok" || ++refused);
+    await expect.poll(() => refused, { timeout: 60_000 }).toBe(990);
+    resolve();
+    expect([passed(await Promise.all(asked)), most]).toEqual([10, 10]);
+    await expect.poll(async () => passed(await Promise.all(begin(10))), { timeout: 10_000 }).toBe(10);
   });
 });

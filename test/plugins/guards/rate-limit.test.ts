@@ -189,12 +189,12 @@ describe("tokens", () => {
   const BODY = { body: Buffer.alloc(400) };
 
   async function left(plugins: readonly Plugin[], request: Parameters<typeof chat>[1]): Promise<number> {
-    const { ask, node } = await stage(tokens(100_000), plugins);
+    const { ask, node } = await stage(tokens(1e8), plugins);
     await ask({}, { ...BODY, ...request });
     let remaining = Number.NaN;
     node.hook("call:end", ({ headers }) => void (remaining = Number(headers["x-ratelimit-remaining-tokens"])));
     await ask({}, { body: Buffer.alloc(4) });
-    return 100_000 - 1 - remaining;
+    return 1e8 - 1 - remaining;
   }
 
   it("are those that the provider counted, once the call has ended", async () => {
@@ -210,6 +210,12 @@ describe("tokens", () => {
 
   it("are those of the prompt and what came, of an answer that broke off", async () => {
     expect(await left([provider("breaks", failing(undefined, "a", "b"))], { stream: true })).toBe(100 + 2);
+  });
+
+  it("are no more than a call can have, and not below none, whatever its provider says", async () => {
+    expect(await left([words({ promptTokens: 1e300, completionTokens: 5 })], {})).toBe(10_000_000);
+    expect(await left([words({ promptTokens: -1e300, completionTokens: 5 })], {})).toBe(0);
+    expect(await left([words({ promptTokens: 0.4, completionTokens: 5 })], {})).toBe(5);
   });
 
   it("are none for a call that reached nobody", async () => {
@@ -233,6 +239,43 @@ describe("tokens", () => {
     expect(error?.message).toContain("50 tokens a minute (client.tokens");
     await runtime.advance(60_000);
     expect((await ask({}, BODY)).outcome.status).toBe("ok");
+  });
+
+  it("are none for a provider that was not asked after all", async () => {
+    let refuses = true;
+    const refusing: Plugin = {
+      name: "guard-refusing",
+      hooks: {
+        "call:attempt": () => {
+          if (refuses) throw new AimoError("FORBIDDEN", "Not now.");
+        },
+      },
+    };
+    const { ask } = await stage({ client: OFF, provider: { tokens: 50 } }, [words(), refusing]);
+    expect((await ask({}, BODY)).outcome.error?.code).toBe("FORBIDDEN");
+    refuses = false;
+    expect((await ask({}, BODY)).outcome.status).toBe("ok");
+    expect((await ask({}, BODY)).outcome.error?.message).toContain("(provider.tokens");
+  });
+
+  it("that a call did not need are not given back to the minute after", async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const remaining: unknown[] = [];
+    const { ask, node, runtime } = await stage(tokens(1_000), [
+      provider("slow", async (request, reply) => {
+        if (request.body.length === BODY.body.length) await promise;
+        reply.send("{}", { usage: { promptTokens: 1, completionTokens: 0 } });
+      }),
+    ]);
+    node.hook("call:end", ({ headers }) => void remaining.push(headers["x-ratelimit-remaining-tokens"]));
+    const long = ask({}, BODY);
+    await runtime.advance(60_000);
+    const short = { body: Buffer.alloc(4) };
+    await ask({}, short);
+    resolve();
+    await long;
+    await ask({}, short);
+    expect(remaining).toEqual(["999", "900", "998"]);
   });
 
   it("of prompts under way count, so that of many at once no more pass than fit", async () => {

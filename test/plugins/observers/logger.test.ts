@@ -115,6 +115,17 @@ describe("one line per call", () => {
   });
 });
 
+it("writes the code alone of an error that an upstream or a peer has told", async () => {
+  const out = lines();
+  await using node = await start(out, () => {
+    throw new AimoError("UPSTREAM_FAILED", "I do not like the prompt.", { told: true });
+  });
+  const { outcome } = await collect(node, chat("org/m"));
+  expect(outcome.error?.message).toBe("I do not like the prompt.");
+  expect(lineOf(out, "call")).toMatchObject({ outcome: "error", code: "UPSTREAM_FAILED" });
+  expect(out.text).not.toContain("prompt");
+});
+
 it("never writes a prompt, a reply, a header, a key, or what a provider threw", async () => {
   const out = lines();
   const leaky: Handler = (request, reply) => {

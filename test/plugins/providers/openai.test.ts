@@ -1,6 +1,9 @@
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createNode, type ReplyFrame } from "../../../core/index.ts";
+import { createNode, type Plugin, type ReplyFrame } from "../../../core/index.ts";
 import { createEventSplitter, readEvents } from "../../../plugins/providers/_events.ts";
 import { typesOf } from "../../../plugins/providers/_types.ts";
 import { findUsage, withCost } from "../../../plugins/providers/_usage.ts";
@@ -170,6 +173,21 @@ describe("the answer", () => {
     });
   });
 
+  it("that quotes a key of the upstream goes to the client without it", async () => {
+    const upstream = await createUpstream();
+    const [key, token] = ["sk-of-the-upstream", "token-of-a-proxy"];
+    const headers = { "x-proxy-authorization": `Bearer ${token}`, "x-team": "the-blue-team" };
+    await using stage = await start(upstream.url, { key, headers });
+    const quoted = `Not with ${key} or ${token}, of the-blue-team.`;
+    upstream.next(refusal(401, quoted), raw([`data: ${JSON.stringify({ error: { message: quoted } })}\n\n`]));
+    const { frames } = await collect(stage.node, chat("test-model"));
+    expect(textOf(frames)).toContain('"Not with *** or ***, of the-blue-team."');
+    const { outcome } = await collect(stage.node, chat("test-model", { stream: true }));
+    expect(outcome.error).toMatchObject({ message: "Not with *** or ***, of the-blue-team.", data: { told: true } });
+    upstream.next(words([quoted]));
+    expect((await collect(stage.node, chat("test-model"))).text).toContain(key);
+  });
+
   it("without a length is whole only with [DONE]", async () => {
     const upstream = await createUpstream({ answer: closeDelimited(events(["a"]).join("")) });
     await using stage = await start(upstream.url);
@@ -207,6 +225,22 @@ describe("the model list", () => {
     const upstream = await createUpstream({ models: ["a", "vendor/b:latest"] });
     await using stage = await start(upstream.url, { models: undefined as never });
     expect([...stage.node.targets].map(({ model }) => model.id)).toEqual(["a", "vendor/b:latest"]);
+  });
+
+  it("that is no JSON is told without what it is", async () => {
+    const said: string[] = [];
+    const log: Plugin = {
+      name: "observer-log",
+      provides: ["log"],
+      setup: (face) => face.provide("log", (_, message) => void said.push(message)),
+    };
+    const proxy = createServer((_, res) => res.end("the secret of the proxy")).listen(0, "127.0.0.1");
+    await once(proxy, "listening");
+    const { port } = proxy.address() as AddressInfo;
+    const node = await createNode({ plugins: [log, openai({ url: `http://127.0.0.1:${port}/v1` })] });
+    expect(said).toEqual([`cannot read the model list of http://127.0.0.1:${port}: it is not valid JSON`]);
+    await node.close();
+    proxy.close();
   });
 
   it("of an upstream that is down is empty, and the node starts all the same", async () => {

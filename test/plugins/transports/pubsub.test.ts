@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { randomBytes } from "node:crypto";
 import { gossipsub, StrictNoSign, type GossipSub } from "@libp2p/gossipsub";
 import { RPC } from "@libp2p/gossipsub/message";
@@ -451,6 +452,19 @@ describe("adverts", () => {
   });
 });
 
+/** No encoder makes such a PRUNE. */
+function prune(topic: string, backoff: bigint): Uint8Array {
+  const field = (number: number, bytes: Uint8Array): Buffer =>
+    Buffer.concat([Uint8Array.of((number << 3) | 2), varint(BigInt(bytes.length)), bytes]);
+  return field(3, field(4, Buffer.concat([field(1, Buffer.from(topic)), Uint8Array.of(3 << 3), varint(backoff)])));
+}
+
+function varint(value: bigint): Uint8Array {
+  const bytes: number[] = [];
+  for (; value >= 128n; value >>= 7n) bytes.push(Number(value & 127n) | 128);
+  return Uint8Array.from([...bytes, Number(value)]);
+}
+
 describe("a hostile peer", () => {
   it("that publishes garbage makes no link", async () => {
     const a = await seat();
@@ -518,6 +532,20 @@ describe("a hostile peer", () => {
     await exchange(await dial(b, a));
     expect(a.gossip.getTopics()).toEqual([...own, `aimo/responses/${b.id}`]);
   });
+
+  it.each([2n ** 53n, 2n ** 63n, 2n ** 64n - 1n])(
+    "that leaves a topic for %i s does no harm, and the node goes on",
+    async (backoff) => {
+      const a = await seat();
+      const b = await seat({ to: [a] });
+      const { host } = await stranger(a);
+      const raw = await host.getConnections()[0]?.newStream("/meshsub/1.1.0");
+      for (const topic of [requests(a), "aimo/heartbeat", "nobody's"]) raw?.send(framed(prune(topic, backoff)));
+      // It looks at all that it has been told not to do yet.
+      for (let beats = 0; beats < 2; beats++) await once(a.gossip as unknown as EventTarget, "gossipsub:heartbeat");
+      await exchange(await dial(b, a));
+    },
+  );
 
   it("that asks for links and says nothing more holds 256 of them at most", async () => {
     const a = await seat();

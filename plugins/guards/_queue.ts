@@ -63,7 +63,7 @@ export function createPlaces({ room, late, waited, ended }: PlaceEnds, runtime: 
   /** When a place was last taken or given back. */
   let movedAt = runtime.now();
   /** For how long calls keep a place, and for how long those that are answered do. ms */
-  let held = 0;
+  let held: number | undefined;
   let takes: number | undefined;
 
   /** Waiting calls, or those that are not served after this one. */
@@ -120,11 +120,14 @@ export function createPlaces({ room, late, waited, ended }: PlaceEnds, runtime: 
       if (taken.size < most) return undefined;
       const ahead = count(priority);
       const endings = taken.size - most + ahead + 1;
+      const now = runtime.now();
+      const [oldest = now] = taken.values();
+      const known = now - oldest; // at least so long, while none has ended yet
       // Places are given back as often as there are of them in the time that one is kept; where none was for long, they hang.
-      const soonest = Math.max((endings * held) / taken.size, runtime.now() - movedAt);
+      const soonest = Math.max((endings * (held ?? known)) / taken.size, now - movedAt);
       if (count() >= part(queue, priority)) return { reason: "queue", soonest };
       // A queue that is always there makes all wait and serves nobody: half of a call's time is enough to even out.
-      const longer = ahead > 0 && soonest > (takes ?? Infinity) / 2;
+      const longer = ahead > 0 && soonest > (takes ?? known) / 2;
       return longer || soonest > longest ? { reason: "wait", soonest } : undefined;
     },
     enter(call, priority) {
@@ -137,7 +140,7 @@ export function createPlaces({ room, late, waited, ended }: PlaceEnds, runtime: 
       if (since === undefined) return;
       taken.delete(call);
       movedAt = runtime.now();
-      held = average(held || undefined, movedAt - since);
+      held = average(held, movedAt - since);
       if (answered) takes = average(takes, movedAt - since);
       places.serve();
     },
