@@ -67,6 +67,30 @@ describe("docs/protocol.md", () => {
   });
 });
 
+describe("docs/threats.md", () => {
+  const rows = readFileSync(`${ROOT}docs/threats.md`, "utf8")
+    .split("\n")
+    .filter((line) => line.startsWith("| ") && !line.startsWith("| threat |") && !line.startsWith("| id |"));
+  const named = (row: string): [file: string, name: string][] =>
+    [...row.matchAll(/`(test\/[\w./-]+\.ts)`: "([^"]+)"/g)].map(([, file = "", name = ""]) => [file, name]);
+
+  test("names a test for every threat", () => {
+    expect(rows.length).toBeGreaterThan(35);
+    expect(rows.filter((row) => named(row.split("|").at(-2) ?? "").length === 0)).toEqual([]);
+  });
+
+  test.each([...new Map(rows.flatMap(named).map((each) => [each.join(": "), each]))])("names %s", (_, [file, name]) => {
+    expect(existsSync(ROOT + file)).toBe(true);
+    expect(readFileSync(ROOT + file, "utf8")).toContain(name);
+  });
+
+  test("a node is no client of a WebSocket", () => {
+    const files = globSync("{core,plugins}/**/*.ts", { cwd: ROOT });
+    const clients = files.filter((file) => /new WebSocket\(|["']undici["']/.test(readFileSync(ROOT + file, "utf8")));
+    expect(clients).toEqual([]);
+  });
+});
+
 describe("plugins/README.md", () => {
   const table = readFileSync(`${ROOT}plugins/README.md`, "utf8");
   const reference = readFileSync(`${ROOT}docs/reference/plugins.md`, "utf8");
@@ -95,8 +119,9 @@ describe("commands", () => {
     const inline = [...text.matchAll(/`(aimo [^`\n]+)`/g)].map(([, said = ""]) => said);
     const said = [...shell, ...inline].flatMap((lines) => [...lines.matchAll(/(?:^|\| )aimo ([a-z]+)(.*)$/gm)]);
     const wrong = said.flatMap(([, name = "", rest = ""]) => {
-      const command = program.commands.find((each) => each.name() === name);
-      if (command === undefined) return [`aimo ${name}`];
+      const found = program.commands.find((each) => each.name() === name);
+      if (found === undefined) return [`aimo ${name}`];
+      const command = found.commands.find((each) => each.name() === rest.trim().split(/\s/)[0]) ?? found;
       const options = rest.split(/\s#|;/)[0]?.match(/--[a-z][a-z-]*/g) ?? [];
       const known = [...command.options.map(({ long }) => long), "--help"];
       return options.filter((option) => !known.includes(option)).map((option) => `aimo ${name} ${option}`);

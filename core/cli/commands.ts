@@ -5,6 +5,7 @@ import type { ChatOptions } from "./chat.ts";
 import type { DoctorOptions } from "./doctor.ts";
 import type { ConfigOptions } from "./effective.ts";
 import type { InviteFlags } from "./invite.ts";
+import type { CreateOptions } from "./keys.ts";
 import type { RouteOptions } from "./route.ts";
 import type { UsageOptions } from "./usage.ts";
 
@@ -35,6 +36,25 @@ function toRate(value: string): number {
   const rate = Number(value);
   if (!Number.isFinite(rate) || rate <= 0) throw new InvalidArgumentError("it must be a number above 0.");
   return rate;
+}
+
+function toScopes(value: string, before: string[] = []): string[] {
+  if (!["call", "read", "admin"].includes(value)) throw new InvalidArgumentError("a scope is call, read or admin.");
+  return [...before, value];
+}
+
+/** Unix ms. */
+function toMoment(value: string): number {
+  const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Date.now() + toDuration(value);
+  if (Number.isNaN(date)) throw new InvalidArgumentError("it must be a day such as 2030-12-31.");
+  return date;
+}
+
+/** `10`, `10/day`, `10/month`. */
+function toBudget(value: string): NonNullable<CreateOptions["budget"]> {
+  const [, usd = "", per = "ever"] = /^(\d+(?:\.\d+)?)(?:\/(day|month|ever))?$/.exec(value) ?? [];
+  if (!(Number(usd) > 0)) throw new InvalidArgumentError("it must look like 10/month, 0.5/day or 100.");
+  return { usd: Number(usd), per: per as "ever" };
 }
 
 /** Commands of daily use: about a config, or about a node that runs. Each is imported when it is called. */
@@ -80,6 +100,11 @@ export function registerCommands(program: Command): void {
     .option("--header <name:value>", "of the request; may be given several times", each)
     .option("--explain", "what each router did, with its figures")
     .action(async (options: RouteOptions) => (await import("./route.ts")).route(options));
+
+  keyCommands(
+    program.command("keys").description("Make, list and revoke the keys of clients, on a running node."),
+    (command) => node(json(command)),
+  );
 
   asks(
     program
@@ -151,6 +176,38 @@ export function registerCommands(program: Command): void {
     .command("completion")
     .description("Print the script that completes commands, options and plugin names in a shell.")
     .argument("<shell>", "bash, zsh, fish or powershell");
+}
+
+function keyCommands(keys: Command, asking: (command: Command) => Command): void {
+  asking(keys.command("create").description("Make a key. It is written to stdout, this once."))
+    .requiredOption("--name <name>", "whose it is, or what for")
+    .option(
+      "--scope <name>",
+      "call, read or admin; may be given several times (default: call, which reads what is its own)",
+      toScopes,
+    )
+    .option("--expires <when>", "after 30m, 12h, 30d, or on a day such as 2030-12-31 (default: never)", toMoment)
+    .option("--model <name>", "that it may call, * for any characters; may be given several times (default: all)", each)
+    .option("--requests <number>", "a minute", toCount)
+    .option("--tokens <number>", "a minute", toCount)
+    .option("--calls <number>", "at a time", toCount)
+    .option("--budget <usd>", "in US$: 10/month, 0.5/day, 100", toBudget)
+    .addOption(new Option("--priority <name>", "where not all can be served").choices(["high", "normal", "low"]))
+    .action(async (options: CreateOptions) => (await import("./keys.ts")).create(options));
+
+  asking(keys.command("list").description("List the keys, without the keys themselves.")).action(
+    async (options: Asked) => (await import("./keys.ts")).list(options),
+  );
+
+  asking(keys.command("rotate").description("Make another key in the place of one: id, limits and usage stay."))
+    .argument("<id>", "as `aimo keys list` shows it")
+    .option("--grace <time>", "how long the key before works on: 30m, 12h, 30d (default: not at all)", toDuration)
+    .action(async (id: string, options: Asked & { grace?: number }) => (await import("./keys.ts")).rotate(id, options));
+
+  asking(keys.command("revoke").description("End a key, for good. Calls that run go on."))
+    .argument("<id>", "as `aimo keys list` shows it")
+    .option("--yes", "do not ask")
+    .action(async (id: string, options: Asked & { yes?: boolean }) => (await import("./keys.ts")).revoke(id, options));
 }
 
 /** Last, since it looks at all commands; loaded when it is what was called. */

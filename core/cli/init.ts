@@ -2,6 +2,7 @@ import { relative, resolve } from "node:path";
 import { isCancel, select, text } from "@clack/prompts";
 import { AimoError } from "../error.ts";
 import { suggest } from "../suggest.ts";
+import { orLeft } from "./left.ts";
 import { inTheWay, render, writeAll } from "./scaffold.ts";
 
 export interface InitOptions {
@@ -27,7 +28,6 @@ interface Answers {
 }
 
 const DEFAULT_FOLDER = "aimo-node";
-const SHOW_CURSOR = "\x1b[?25h\n";
 
 /** Makes a project from a template of this package. Asks on a terminal for what is not given. Throws CONFIG_INVALID. */
 export async function init(folder: string | undefined, { template, yes = false, json = false }: InitOptions) {
@@ -51,19 +51,6 @@ export async function init(folder: string | undefined, { template, yes = false, 
       ? `${JSON.stringify({ event: "created", template: made, folder: root, files: [...files.keys()] })}\n`
       : `${asks ? "\n" : ""}${nextSteps(root, made)}`,
   );
-}
-
-/** Ctrl-D, or a terminal that is gone, ends the input without a word to the prompt, which would wait for ever. */
-async function orLeft<T>(asking: Promise<T>): Promise<T | undefined> {
-  const { promise: left, resolve } = Promise.withResolvers<undefined>();
-  const leave = (): void => {
-    process.stdout.write(SHOW_CURSOR);
-    resolve(undefined);
-  };
-  process.once("beforeExit", leave);
-  const answers = await Promise.race([asking, left]);
-  process.off("beforeExit", leave);
-  return answers;
 }
 
 /** Undefined when the person left. */

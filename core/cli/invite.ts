@@ -1,7 +1,13 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Guest } from "../../plugins/guards/_guests.ts";
-import { LONGEST_LABEL, makeInvitation, readInvitation, type Role } from "../../plugins/guards/_invitation.ts";
+import {
+  LONGEST_LABEL,
+  makeInvitation,
+  readInvitation,
+  type Invitation,
+  type Role,
+} from "../../plugins/guards/_invitation.ts";
 import { AimoError } from "../error.ts";
 import { isPeerId, KEY_FILE, openIdentity } from "../identity.ts";
 import { systemRuntime } from "../runtime.ts";
@@ -38,7 +44,8 @@ export async function invite(flags: InviteFlags): Promise<void> {
   const until = Math.round(systemRuntime.now() + expires);
   const identity = await identityOf(flags);
   const token = makeInvitation({ roles, peer, until, label }, identity, systemRuntime.randomBytes);
-  const { id, issuer } = readInvitation(token);
+  const { id } = readInvitation(token) as Invitation;
+  const issuer = identity.peerId;
   if (json) return printJson({ token, id, issuer, roles, until, for: peer ?? null, label: label ?? null });
   process.stdout.write(`${token}\n`);
   const who = peer === undefined ? "whichever node comes with it first" : peer;

@@ -8,6 +8,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { revokeInvite, showInvites } from "./_admin-invites.ts";
+import { listKeys, makeKey, revokeKey, rotateKey } from "./_admin-keys.ts";
 import {
   decide,
   showCalls,
@@ -48,6 +49,10 @@ export function admin(): Plugin {
     "GET /usage": (req) => showUsage(node, req),
     "GET /usage/rows": (req) => showRows(node, req),
     "POST /route": async (req) => decide(node, await readBody(req, MOST)),
+    "GET /keys": () => listKeys(node),
+    "POST /keys": async (req) => makeKey(node, await readBody(req, MOST)),
+    "POST /keys/rotate": async (req) => rotateKey(node, await readBody(req, MOST)),
+    "POST /keys/revoke": async (req) => revokeKey(node, await readBody(req, MOST)),
   };
 
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<void> {

@@ -1,3 +1,4 @@
+import { hash } from "node:crypto";
 import { z } from "zod";
 import type { Allowance, Scope } from "../../core/call.ts";
 
@@ -55,4 +56,8 @@ export function allowanceOf({
 }: Pick<z.output<typeof granted>, "models" | "limits" | "budget" | "priority">): Allowance | undefined {
   const said = Object.entries({ models, limits, budget, priority }).filter(([, value]) => value !== undefined);
   return said.length > 0 ? (Object.fromEntries(said) as Allowance) : undefined;
+}
+
+export function sha256(text: string): Buffer {
+  return hash("sha256", text, "buffer");
 }

@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
 import { encode } from "cborg";
 import { z } from "zod";
-import { AimoError } from "../../core/error.ts";
 import { isPeerId, type Identity } from "../../core/identity.ts";
 import { decodeMap } from "../../core/wire/heads.ts";
 
@@ -57,24 +56,15 @@ export function makeInvitation(
   return PREFIX + Buffer.concat([blob, identity.sign(Buffer.concat([DOMAIN, blob]))]).toString("base64url");
 }
 
-/** What it says; who signed it is not looked at. Throws INVALID_MESSAGE_FORMAT. */
-export function readInvitation(token: unknown): Invitation {
+/** What it says, undefined for what has not the form of one; who signed it is not looked at. */
+export function readInvitation(token: unknown): Invitation | undefined {
   try {
     const { blob } = split(token);
     const { issuer, roles, peer, until, label } = shape.parse(decodeMap(blob));
     const id = createHash("sha256").update(blob).digest("hex").slice(0, 32);
     return { id, issuer, roles, peer, until, label, token: token as string };
   } catch {
-    throw new AimoError("INVALID_MESSAGE_FORMAT", "This is no invitation, or not a whole one.");
-  }
-}
-
-/** Has it the form of one? */
-export function isInvitation(token: unknown): token is string {
-  try {
-    return readInvitation(token) !== undefined;
-  } catch {
-    return false;
+    return undefined;
   }
 }
 

@@ -1,10 +1,10 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import type { Allowance, Scope } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { check } from "../frontends/_exchange.ts";
 import { openStore, type Store } from "../stores/_store.ts";
-import { allowanceOf, wished, type Grant, type Wish } from "./_grant.ts";
+import { allowanceOf, sha256, wished, type Grant, type Wish } from "./_grant.ts";
 import { readKeys, usedIn, versionIn, writeGone, writeKey, writeUsed, type Kept } from "./_keys.ts";
 
 /** The id finds the key without a search; what follows are 32 random bytes. */
@@ -30,8 +30,11 @@ export type NewKey = ShownKey & { readonly key: string };
 
 /** Keys that are made while the node runs. All that changes them rejects with OVERLOADED while the store is down. */
 export interface MadeKeys {
-  /** What a key allows, if it is one of these; whether it has expired is not asked. Throws OVERLOADED where nobody knows. */
-  find(text: string): Grant | undefined;
+  /**
+   * What a key allows, if it is one of these; whether it has expired is not asked. `digest`: its SHA-256. Throws OVERLOADED
+   * where nobody knows.
+   */
+  find(text: string, digest: Buffer): Grant | undefined;
   /** It was used now, if it is one of these. */
   use(id: string): void;
   create(wish: Wish, by: string): Promise<NewKey>;
@@ -45,6 +48,10 @@ interface Known {
   readonly kept: Kept;
   readonly grant: Grant;
   readonly digest: Buffer;
+}
+
+export function isMade(text: string): boolean {
+  return FORM.test(text);
 }
 
 /** `gone` is told of each key that was revoked, here or elsewhere. */
@@ -145,14 +152,16 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
   function keptOf(id: string): Kept {
     const found = keys.get(id)?.kept;
     if (found) return found;
-    const message = `There is no key ${JSON.stringify(id.slice(0, 100))} that could be changed.`;
-    throw new AimoError("INVALID_MESSAGE_FORMAT", message, { status: 404, param: "id" });
+    throw new AimoError("INVALID_MESSAGE_FORMAT", `There is no key ${JSON.stringify(id.slice(0, 100))}.`, {
+      status: 404,
+      param: "id",
+    });
   }
 
   await inTurn(look);
   wait();
   return {
-    find(text) {
+    find(text, digest) {
       const [, id] = FORM.exec(text) ?? [];
       if (id === undefined) return undefined;
       if (seen === undefined || (down && opened.now.whenDown === "closed"))
@@ -161,7 +170,6 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
         });
       const found = keys.get(id);
       if (found === undefined) return undefined;
-      const digest = sha256(text);
       if (timingSafeEqual(digest, found.digest)) return found.grant;
       const { hash, until } = found.kept.former ?? { hash: found.kept.hash, until: 0 };
       return runtime.now() < until && timingSafeEqual(digest, Buffer.from(hash, "hex")) ? found.grant : undefined;
@@ -177,7 +185,7 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
         const now = Math.round(runtime.now());
         if ((given.expires ?? Infinity) <= now)
           throw new AimoError("INVALID_MESSAGE_FORMAT", "expires: must lie in the future.", { param: "expires" });
-        if (!opened.shared && node.config.dataDir === undefined)
+        if (!opened.shared && node.config.dataDir === undefined && keys.size === 0)
           node.log("warn", "without a dataDir or a store the keys that are made are forgotten when the node stops");
         return keep({ id: `ak-${bytes(6).toString("hex")}`, name, ...given, createdAt: now, createdBy: by });
       }),
@@ -210,8 +218,4 @@ function toKnown(kept: Kept): Known {
   const { id, name, scopes, expires } = kept;
   const grant = { client: id, name, scopes, expires, allowance: allowanceOf(kept) };
   return { kept, grant, digest: Buffer.from(kept.hash, "hex") };
-}
-
-function sha256(text: string): Buffer {
-  return createHash("sha256").update(text).digest();
 }

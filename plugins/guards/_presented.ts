@@ -1,6 +1,6 @@
 import type { AimoNode } from "../../core/node.ts";
 import type { Guests } from "./_guests.ts";
-import { isInvitation, isSigned, readInvitation, type Invitation } from "./_invitation.ts";
+import { isSigned, readInvitation, type Invitation } from "./_invitation.ts";
 
 /** Of one peer, at a time. */
 export const MOST = 4;
@@ -33,9 +33,8 @@ export function createPresented(node: AimoNode, guests: Guests, counts: (issuer:
   }
 
   /** Cheap things first. */
-  function flaw(token: unknown, peer: string): string | undefined {
-    if (!isInvitation(token)) return "what was sent is none";
-    const invitation = readInvitation(token);
+  function flaw(invitation: Invitation | undefined, peer: string): string | undefined {
+    if (invitation === undefined) return "what was sent is none";
     const known = guests.get(invitation.id);
     if (!counts(invitation.issuer)) return "the one that was sent is of a node that has none to give here";
     if ((invitation.peer ?? peer) !== peer) return "the one that was sent is for another node";
@@ -56,10 +55,10 @@ export function createPresented(node: AimoNode, guests: Guests, counts: (issuer:
         return [];
       }
       return sent.flatMap((token: unknown) => {
-        const why = flaw(token, peer);
-        if (why === undefined) return [readInvitation(token)];
-        self.wrong(peer, why);
-        return [];
+        const invitation = readInvitation(token);
+        const why = flaw(invitation, peer);
+        if (why !== undefined) self.wrong(peer, why);
+        return invitation !== undefined && why === undefined ? [invitation] : [];
       });
     },
     why: (peer) => whys.get(peer),

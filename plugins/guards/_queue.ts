@@ -120,14 +120,12 @@ export function createPlaces({ room, late, waited, ended }: PlaceEnds, runtime: 
       if (taken.size < most) return undefined;
       const ahead = count(priority);
       const endings = taken.size - most + ahead + 1;
-      const now = runtime.now();
-      const [oldest = now] = taken.values();
-      const known = now - oldest; // at least so long, while none has ended yet
       // Places are given back as often as there are of them in the time that one is kept; where none was for long, they hang.
-      const soonest = Math.max((endings * (held ?? known)) / taken.size, now - movedAt);
+      const soonest = Math.max((endings * (held ?? 0)) / taken.size, runtime.now() - movedAt);
       if (count() >= part(queue, priority)) return { reason: "queue", soonest };
-      // A queue that is always there makes all wait and serves nobody: half of a call's time is enough to even out.
-      const longer = ahead > 0 && soonest > (takes ?? known) / 2;
+      // A queue that is always there makes all wait and serves nobody: half of a call's time is enough to even out. How
+      // much that is nobody knows before the first answer.
+      const longer = ahead > 0 && soonest > (takes ?? 0) / 2;
       return longer || soonest > longest ? { reason: "wait", soonest } : undefined;
     },
     enter(call, priority) {

@@ -1,11 +1,11 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { z } from "zod";
 import type { Allowance } from "../../core/call.ts";
 import { AimoError, checkOptions, type AimoNode, type Origin, type Plugin, type Scope } from "../../core/index.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
-import { allowanceOf, granted, hasScope, type Grant, type Wish } from "./_grant.ts";
+import { allowanceOf, granted, hasScope, sha256, type Grant, type Wish } from "./_grant.ts";
 import { mountKeys } from "./_keys-api.ts";
-import { openMadeKeys, type MadeKeys, type NewKey, type ShownKey } from "./_made-keys.ts";
+import { isMade, openMadeKeys, type MadeKeys, type NewKey, type ShownKey } from "./_made-keys.ts";
 import { isForAnother, sentKey } from "./_sent-key.ts";
 
 /** A key of the config, with what it may do. */
@@ -93,7 +93,8 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
 
   /** Throws UNAUTHORIZED for one that has expired. */
   function grantOf(text: string): Grant | undefined {
-    const grant = find(known, text) ?? made.find(text);
+    const digest = sha256(text);
+    const grant = find(known, digest) ?? made.find(text, digest);
     if (grant?.expires !== undefined && grant.expires <= node.runtime.now())
       throw new AimoError("UNAUTHORIZED", `The API key has expired, on ${new Date(grant.expires).toISOString()}.`);
     return grant;
@@ -106,15 +107,22 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
   }
 
   const service: KeyService = {
-    create: (wish, by) => made.create(wish, by),
+    async create(wish, by) {
+      const key = await made.create(wish, by);
+      node.log("info", "a key was made", { id: key.id, by });
+      return key;
+    },
     list: async () => [...known.map(({ grant }) => shown(grant)), ...(await made.list())],
     async rotate(id, grace = 0) {
       checkMade(id);
-      return made.rotate(id, grace);
+      const key = await made.rotate(id, grace);
+      node.log("info", "a key was replaced by another", { id, grace });
+      return key;
     },
     async revoke(id) {
       checkMade(id);
       await made.revoke(id);
+      node.log("info", "a key was revoked", { id });
     },
     of(origin) {
       const grant = grantOf(admitted.get(origin) ?? "");
@@ -147,7 +155,7 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
       "node:ready": mount,
       "config:change": mount,
       "auth:claim"(text, claim) {
-        if (find(known, text) ?? made.find(text)) claim();
+        if (isMade(text) || find(known, sha256(text))) claim();
         return undefined;
       },
       "client:admit"(origin, scope) {
@@ -159,14 +167,15 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
             'This node wants an API key: send it in the header "Authorization: Bearer <key>" or "X-Api-Key: <key>".',
           );
         const grant = grantOf(text);
-        if (grant === undefined && isForAnother(node, text)) return;
+        if (grant === undefined && !isMade(text) && isForAnother(node, text)) return;
         if (grant === undefined) throw unknown();
         if (!hasScope(grant, scope))
           throw new AimoError("FORBIDDEN", `This API key has not the scope "${scope}", which this needs.`);
-        const { client, allowance } = grant;
-        Object.assign(origin, { client, ...(allowance && { allowance }) });
+        origin.client = grant.client;
+        if (grant.allowance) origin.allowance = grant.allowance;
+        else delete origin.allowance;
         admitted.set(origin, text);
-        made.use(client);
+        made.use(grant.client);
       },
       "call:start"({ origin }, request) {
         const text = admitted.get(origin);
@@ -174,7 +183,9 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
         if (grantOf(text) === undefined) throw unknown(); // a connection may outlive its key
         checkModels(origin, request);
       },
-      "call:attempt": ({ origin }, target) => checkTarget(origin, target),
+      "call:attempt"({ origin }, target) {
+        if (admitted.has(origin)) checkTarget(origin, target);
+      },
     },
     async setup(face) {
       node = face;
@@ -195,14 +206,13 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
 }
 
 function toKnown({ key: text, name, scopes, expires, ...rest }: z.output<typeof named>): Known {
-  const digest = createHash("sha256").update(text).digest();
+  const digest = sha256(text);
   const client = name ?? `key-${digest.toString("hex", 0, 4)}`;
   return { digest, grant: { client, name: client, scopes, expires, allowance: allowanceOf(rest) } };
 }
 
 /** In constant time: digests have one length, and no match ends the search. */
-function find(known: readonly Known[], text: string): Grant | undefined {
-  const digest = createHash("sha256").update(text).digest();
+function find(known: readonly Known[], digest: Buffer): Grant | undefined {
   let match: Grant | undefined;
   for (const each of known) if (timingSafeEqual(each.digest, digest)) match = each.grant;
   return match;

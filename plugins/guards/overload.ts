@@ -15,7 +15,7 @@ export interface OverloadOptions {
   queue?: number;
   /** How long a call may wait for a place, in any case less than `timeouts.hook`. ms. Default 1,000. */
   wait?: number;
-  /** New calls are refused while the event loop is later than this, or connections wait for longer. ms. Default 50. */
+  /** New calls are refused while the event loop is later than this, or connections wait for longer. ms. Default 100. */
   lag?: number;
   /** New calls are refused above this part of the heap's limit, or of the memory that the container may use. Default 0.9. */
   memory?: number;
@@ -25,7 +25,7 @@ const schema = z.strictObject({
   calls: z.number().int().positive().optional(),
   queue: z.number().int().nonnegative().default(100),
   wait: z.number().int().nonnegative().default(1_000),
-  lag: z.number().positive().default(50),
+  lag: z.number().positive().default(100),
   memory: z.number().positive().max(1).default(0.9),
 });
 
@@ -100,7 +100,7 @@ export function overload(options: OverloadOptions = {}): Plugin {
       "call:end": (call, { status }) => places.leave(call, status === "ok"),
       "config:change"() {
         refusals.publish();
-        places.serve(); // `limits.calls` may be another
+        places.serve(); // there may be more of them
       },
     },
     setup(face) {
@@ -129,7 +129,6 @@ export function overload(options: OverloadOptions = {}): Plugin {
     },
     update({ options: next }) {
       settings = next as typeof given;
-      places.serve();
       return true;
     },
     close() {

@@ -5,7 +5,7 @@ import { isPeerId } from "../../core/identity.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { openGuests, type Guest, type Guests } from "./_guests.ts";
-import { isInvitation, readInvitation, ROLES, type Invitation, type Role } from "./_invitation.ts";
+import { readInvitation, ROLES, type Invitation, type Role } from "./_invitation.ts";
 import { createPresented, MOST, type Presented } from "./_presented.ts";
 
 /** Of peer ids, `12D3Koo…`. */
@@ -47,7 +47,13 @@ const schema = z.strictObject({
   provide: list,
   call: list,
   issuers: peers.default([]),
-  invites: z.array(z.string().refine(isInvitation, "must be an invitation, as `aimo invite` prints it")).default([]),
+  invites: z
+    .array(
+      z
+        .string()
+        .refine((text) => readInvitation(text) !== undefined, "must be an invitation, as `aimo invite` prints it"),
+    )
+    .default([]),
 });
 
 const SWEEP = 10_000;
@@ -70,10 +76,10 @@ const texts = new WeakMap<object, readonly Invitation[]>();
  */
 export function trust(options: TrustOptions = {}): Plugin {
   const { invites, ...given } = checkOptions("guard-trust", schema, options);
-  const shown = { ...given, invites: invites.map((token) => readInvitation(token).id) };
-  texts.set(shown, invites.map(readInvitation));
+  let own: readonly Invitation[] = invites.flatMap((token) => readInvitation(token) ?? []);
   let lists = given;
-  let own = texts.get(shown) ?? [];
+  const shown = { ...given, invites: own.map(({ id }) => id) };
+  texts.set(shown, own);
   let node: AimoNode;
   let guests: Guests;
   let stopSweep = (): void => undefined;
@@ -94,12 +100,12 @@ export function trust(options: TrustOptions = {}): Plugin {
 
   const counts = (issuer = ""): boolean => issuer === node.id || lists.issuers.includes(issuer);
 
-  function refusal(peer: string, role: Role): AimoError {
+  function refusal(peer: string, role: Role, isNews = true): AimoError {
     const why = presented.why(peer);
     const message = isDenied(peer, role)
       ? `This peer may not ${MAY[role]}.`
       : `Only nodes that were invited may ${MAY[role]}${why === undefined ? "" : `, and ${why}`}: ask for an invitation (\`aimo invite\`), and pass it with --invite.`;
-    log(peer, message);
+    if (isNews) log(peer, message);
     return new AimoError("FORBIDDEN", message);
   }
 
@@ -157,13 +163,14 @@ export function trust(options: TrustOptions = {}): Plugin {
         const fresh = presented.read(sent, peer).filter(({ id }) => guests.get(id) === undefined);
         return fresh.length === 0 ? admit(peer) : redeem(fresh, peer);
       },
-      "peer:offer"(peer, { invites: sent }) {
+      "peer:offer"(peer, { invites: sent, providers }) {
         if (may(peer, "provide")) return undefined;
         if (!isDenied(peer, "provide"))
           for (const invitation of presented.read(sent, peer))
             if (invitation.peer === peer && guests.get(invitation.id) === undefined) guests.note(invitation, peer);
-        if (!may(peer, "provide")) throw refusal(peer, "provide");
-        return undefined;
+        if (may(peer, "provide")) return undefined;
+        const nothing = Array.isArray(providers) && providers.length === 0;
+        throw refusal(peer, "provide", !nothing);
       },
       "client:admit"({ kind, peer }) {
         if (kind === "peer" && peer !== undefined && !may(peer, "call")) throw refusal(peer, "call");
@@ -184,7 +191,7 @@ export function trust(options: TrustOptions = {}): Plugin {
           return guests.all;
         },
         async revoke(which) {
-          const { id, until = node.runtime.now() + EVER } = isInvitation(which) ? readInvitation(which) : { id: which };
+          const { id, until } = readInvitation(which) ?? { id: which, until: node.runtime.now() + EVER };
           if (!/^[0-9a-f]{32}$/.test(id))
             throw new AimoError("INVALID_MESSAGE_FORMAT", "That is neither an invitation nor the id of one.");
           await guests.revoke(id, until);

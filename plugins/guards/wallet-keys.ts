@@ -30,7 +30,7 @@ declare module "aimo" {
     walletKeys: WalletKeyService;
   }
   interface NodeHooks {
-    /** A key was revoked; `id` is that of its `WalletKey`. */
+    /** A key was revoked, on this node or on another that shares the store; `id` is that of its `WalletKey`, or `ak-…`. */
     "keys:revoke": (id: string) => void;
   }
 }

@@ -52,7 +52,7 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
     async lease(key, id, most, ms) {
       const now = runtime.now();
       const taken = places.get(key) ?? new Map<string, number>();
-      for (const [other, until] of taken) if (until <= now) taken.delete(other);
+      if (taken.size >= most) for (const [other, until] of taken) if (until <= now) taken.delete(other);
       if (taken.size >= most && !taken.has(id)) return false;
       places.set(key, taken.set(id, now + ms));
       return true;

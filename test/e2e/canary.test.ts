@@ -49,8 +49,8 @@ const HOOKS = [
 /** In the config of a node: a plugin that throws what a client says in the hook that it says, or lets the node die of it. */
 const LEAKY = `
 import { anthropicApi, openapi, subscribe, websocketApi } from "aimo/frontends";
-import { apiKeys, walletKeys } from "aimo/guards";
-import { logger, metrics, requestLog, tracing } from "aimo/observers";
+import { apiKeys, overload, rateLimit, trust, walletKeys } from "aimo/guards";
+import { ledger, logger, metrics, requestLog, tracing } from "aimo/observers";
 import { anthropicToOpenai } from "aimo/translators";
 
 const saying = (args) => args.flatMap((arg) => [arg?.headers, arg?.origin?.headers]).find((each) => each?.["x-fail-in"]);
@@ -107,7 +107,8 @@ describe("of a gateway and a provider's node with everything on", () => {
     folders.push(folder);
     return startConfig(
       `plugins: [
-        logger({ level: "debug" }), metrics({ port: 0 }), tracing(), ${plugins}, leaky,
+        logger({ level: "debug" }), metrics({ port: 0 }), tracing(), trust(), ledger(), overload(),
+        rateLimit({ client: { requests: 100_000, tokens: 10_000_000 } }), ${plugins}, leaky,
         requestLog({ file: "${folder}/calls.jsonl" }),
       ], dataDir: "${folder}", ${rest}`,
       {
@@ -257,6 +258,7 @@ describe("of a gateway and a provider's node with everything on", () => {
         .map(({ parentPath, name }) => join(parentPath, name)),
     );
     expect(files.filter((file) => file.endsWith("calls.jsonl"))).toHaveLength(3);
+    expect(files.filter((file) => file.endsWith("aimo.db"))).toHaveLength(3);
     const seen = Object.entries({
       spans: receiver.text,
       metrics: scraped.join("\n"),
@@ -293,7 +295,7 @@ it("a gateway of the forerunner's providers", async () => {
      timeouts: { firstChunk: 1_000 }`,
     { lines: LEAKY },
   );
-  let answer = (_: OldProvider["requests"][number], __: OldProvider): void => undefined;
+  let answer: (request: OldProvider["requests"][number], self: OldProvider) => void = () => undefined;
   await connectOldProvider(node.api, keys[0] as string, (request, self) => answer(request, self));
   const ask = (): Promise<Got> =>
     post(node.api, { ...BODY, model: `${alice.id}:m` }, { headers: { authorization: `Bearer ${keys[1]}` } }).got();

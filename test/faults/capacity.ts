@@ -18,6 +18,10 @@ const TOO_MUCH = 3;
 /** ms until it must be as before. */
 const RECOVERS = 2_000;
 const REFUSED_WITHIN = 50;
+/** Of what fits: to refuse takes time, too. */
+const AT_LEAST = 0.6;
+/** Of the calls that fit: a machine that does something else for a moment makes a loop late, too. */
+const FEW = 0.01;
 
 interface Limit {
   readonly name: string;
@@ -62,14 +66,15 @@ async function runLimit({ name, start, capacity: known }: Limit, { full, say }: 
   say(`${name}, ${RECOVERS} ms later: ${textOf(after)}`);
 
   const limit = 2 * before.p99;
+  const fits = capacity * seconds;
   const fault = `${TOO_MUCH} times what fits (${name})`;
   return [
     {
       fault: `${fault}: taken`,
       transport: "stream",
-      outcome: `${during.taken} calls, p99 ${ms(during.p99)} (unloaded ${ms(before.p99)}), ${during.other} failed otherwise`,
-      goal: `p99 <= ${ms(limit)}, 0 failed`,
-      pass: during.taken > 0 && during.p99 <= limit && during.other === 0 && before.refused === 0,
+      outcome: `${during.taken} of ${fits.toFixed(0)} calls that fit, p99 ${ms(during.p99)} (unloaded ${ms(before.p99)}), ${during.other} failed otherwise`,
+      goal: `${100 * AT_LEAST} %, p99 <= ${ms(limit)}, 0 failed`,
+      pass: during.taken >= AT_LEAST * fits && during.p99 <= limit && during.other === 0 && isServed(before),
     },
     {
       fault: `${fault}: refused`,
@@ -82,8 +87,8 @@ async function runLimit({ name, start, capacity: known }: Limit, { full, say }: 
       fault: `${fault}: ${RECOVERS / 1_000} s later`,
       transport: "stream",
       outcome: `${after.taken} calls, p99 ${ms(after.p99)}, ${after.refused + after.other} not answered`,
-      goal: `p99 <= ${ms(limit)}, 0 not answered`,
-      pass: after.p99 <= limit && after.refused + after.other === 0,
+      goal: `p99 <= ${ms(limit)}, at most ${100 * FEW} % not answered`,
+      pass: after.p99 <= limit && isServed(after),
     },
   ];
 
@@ -91,6 +96,10 @@ async function runLimit({ name, start, capacity: known }: Limit, { full, say }: 
   function found(): Promise<number> {
     return clients.ask("steady", { ...asks, takes: 0, seconds: 2, atOnce: 4 } satisfies SteadyWanted);
   }
+}
+
+function isServed({ taken, refused, other }: Paced): boolean {
+  return other === 0 && refused <= FEW * (taken + refused);
 }
 
 function ms(time: number): string {

@@ -124,7 +124,7 @@ describe("what it answers", () => {
     const config = await ask(socket, "/config");
     expect(config.body).toMatchObject({ timeouts: { gap: 60_000 }, disable: ["frontend-openai-api"], relay: false });
     expect((await ask(socket, "/plugins")).body["data"]).toEqual([
-      expect.objectContaining({ name: "guard-api-keys", kind: "guard", on: true, provides: ["auth"] }),
+      expect.objectContaining({ name: "guard-api-keys", kind: "guard", on: true, provides: ["auth", "keys"] }),
       expect.objectContaining({
         name: "frontend-http",
         options: expect.objectContaining({ port: 0, host: "127.0.0.1" }),

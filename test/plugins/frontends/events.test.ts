@@ -2,10 +2,11 @@ import { request as requestHttp, type IncomingMessage } from "node:http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type AimoNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
 import { aimoApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
-import { apiKeys } from "../../../plugins/guards/index.ts";
+import { apiKeys, walletKeys } from "../../../plugins/guards/index.ts";
 import { memory } from "../../../plugins/transports/index.ts";
 import { expectClean } from "../../kit/clean.ts";
 import { failing, pieces, provider, whole } from "../../kit/local.ts";
+import { wallet } from "../../kit/wallet.ts";
 
 interface Told {
   readonly id?: string;
@@ -216,6 +217,16 @@ describe("GET /v1/events", () => {
     expect(names(await first.rest())).not.toContain("config:change");
     expect(names(await third.rest())).toContain("config:change");
     expect((await listen()).status).toBe(401);
+  });
+
+  it("tells a client whose wallet signed its key no calls of others: nobody made it an admin", async () => {
+    const [alice, bob] = [wallet(1), wallet(2)];
+    const { listen, ask, node } = await start([walletKeys({ wallets: [alice.id, bob.id] }), provider("p", whole("1"))]);
+    const listener = await listen("", { authorization: `Bearer ${alice.key()}` });
+    const ids = [await ask(bob.key()), await ask(alice.key())];
+    await node.reload({ ...node.config, drain: 1 } as NodeConfig);
+    const told = (await listener.rest()).filter(is("call:end"));
+    expect(told.map(({ data }) => data["id"])).toEqual([ids[1]]);
   });
 
   it("?types= leaves the others out, and refuses what there is not", async () => {

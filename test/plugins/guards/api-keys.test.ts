@@ -1,6 +1,19 @@
-import { describe, expect, it } from "vitest";
-import { createNode, type AimoError, type Origin, type Scope } from "../../../core/index.ts";
-import { apiKeys } from "../../../plugins/guards/api-keys.ts";
+import { describe, expect, it, onTestFinished } from "vitest";
+import {
+  createNode,
+  type AimoError,
+  type AimoNode,
+  type Handler,
+  type NodeConfig,
+  type Origin,
+  type Plugin,
+  type Scope,
+} from "../../../core/index.ts";
+import { aimoApi, anthropicApi, http, openaiApi, openapi, websocketApi } from "../../../plugins/frontends/index.ts";
+import { apiKeys, type ApiKeysOptions } from "../../../plugins/guards/api-keys.ts";
+import { anthropicToOpenai } from "../../../plugins/translators/index.ts";
+import { provider, whole } from "../../kit/local.ts";
+import { openSocket } from "../../kit/websocket.ts";
 import { origin } from "../../suites/index.ts";
 
 const KEY = "sk-first-0123456789";
@@ -85,6 +98,249 @@ describe("a key", () => {
     for (const scope of ["call", "read"] as const) await Promise.all([as(KEY, scope), as(OTHER, scope)]);
     await as(OTHER, "admin");
     await expect(as(KEY, "admin")).rejects.toMatchObject({ code: "FORBIDDEN", status: 403 });
+  });
+});
+
+describe("a key of the config with more to it", () => {
+  const start = async (keys: ApiKeysOptions["keys"]): Promise<AimoNode> => {
+    const node = await createNode({ plugins: [apiKeys({ ...(keys && { keys }) })] });
+    onTestFinished(() => node.close());
+    return node;
+  };
+  const as = (key: string): Origin => origin({ headers: { "x-api-key": key } });
+
+  it("names its client and says what it may do", async () => {
+    const node = await start([
+      { key: KEY, name: "ci@work", models: ["m"], limits: { requests: 5 }, priority: "high" },
+      { key: OTHER, scopes: ["admin"] },
+    ]);
+    const who = as(KEY);
+    await node.admit(who, "call");
+    const allowance = { models: ["m"], limits: { requests: 5 }, priority: "high" };
+    expect(who).toMatchObject({ client: "ci@work", allowance });
+    await node.admit(as(OTHER), "admin");
+    expect(await node.use("keys").list()).toMatchObject([
+      { id: "ci@work", ...allowance, createdBy: "config" },
+      { id: expect.stringMatching(/^key-/), scopes: ["admin"] },
+    ]);
+  });
+
+  it("may have the name of another, which replaces it: both are the same client", async () => {
+    const node = await start([
+      { key: KEY, name: "ci" },
+      { key: OTHER, name: "ci" },
+    ]);
+    for (const key of [KEY, OTHER]) {
+      const who = as(key);
+      await node.admit(who, "call");
+      expect(who.client).toBe("ci");
+    }
+  });
+
+  it("is refused when its day has come, in other words than an unknown one", async () => {
+    const node = await start([
+      { key: KEY, expires: "2020-01-01" },
+      { key: OTHER, expires: Date.now() + 60_000 },
+    ]);
+    await node.admit(as(OTHER), "call");
+    expect((await refused((async () => node.admit(as(KEY), "call"))())).message).toBe(
+      "The API key has expired, on 2020-01-01T00:00:00.000Z.",
+    );
+  });
+
+  it("is not changed by commands: the config would bring it back", async () => {
+    const node = await start([{ key: KEY, name: "ci" }]);
+    const keys = node.use("keys");
+    for (const change of [() => keys.rotate("ci"), () => keys.revoke("ci")])
+      await expect(change()).rejects.toThrow(/ci is one of the config: change it there/);
+  });
+
+  it("need not be there at all: keys are made while the node runs", async () => {
+    const node = await start(undefined);
+    expect(node.find("auth")).toBe(true);
+    const { key } = await node.use("keys").create({ name: "first" }, "me");
+    await node.admit(as(key), "call");
+    await refused((async () => node.admit(as(KEY), "call"))());
+  });
+});
+
+describe("a client that is bound to models", () => {
+  const asked: string[] = [];
+  const answer: Handler = ({ model }, reply) => {
+    asked.push(`${model}`);
+    reply.send("{}");
+  };
+
+  async function start(models: string[], plugins: Plugin[] = []) {
+    asked.length = 0;
+    const node = await createNode({
+      plugins: [
+        apiKeys({ keys: [{ key: KEY, models }, OTHER] }),
+        http({ port: 0 }),
+        [openaiApi(), anthropicApi(), aimoApi(), anthropicToOpenai()],
+        plugins,
+        provider("p", answer, ["cheap", "cheaper", "dear"]),
+      ],
+      drain: 0,
+    });
+    onTestFinished(() => node.close());
+    const { url } = node.use("http");
+    const headers = { authorization: `Bearer ${KEY}`, "content-type": "application/json" };
+    return {
+      async post(body: object, path = "/v1/chat/completions"): Promise<{ status: number; body: unknown }> {
+        const sent = JSON.stringify({ messages: [{ role: "user", content: "hi" }], ...body });
+        const answered = await fetch(url + path, { method: "POST", headers, body: sent });
+        return { status: answered.status, body: await answered.json() };
+      },
+      async models(more: Record<string, string> = {}, path = ""): Promise<unknown> {
+        const answered = await fetch(`${url}/v1/models${path}`, { headers: { ...headers, ...more } });
+        if (!answered.ok) return answered.status;
+        const { data } = (await answered.json()) as { data?: { id: string }[] };
+        return data?.map(({ id }) => id) ?? 200;
+      },
+    };
+  }
+
+  it("calls those, and is told of another one, and of one among its fallbacks, that it may not", async () => {
+    const { post } = await start(["cheap*"]);
+    expect(await post({ model: "cheap" })).toMatchObject({ status: 200 });
+    const dear = { status: 403, body: { error: { type: "permission_error", code: "forbidden", param: "model" } } };
+    expect(await post({ model: "dear" })).toMatchObject(dear);
+    expect(await post({ model: "cheap", models: ["cheap", "dear"] })).toMatchObject(dear);
+    expect(await post({ model: "dear", max_tokens: 1 }, "/v1/messages")).toMatchObject({ status: 403 });
+    expect(await post({ model: "cheap" }, "/v1/request/p?endpoint=models/dear")).toMatchObject(dear);
+    expect(asked).toEqual(["cheap"]);
+  });
+
+  it("gets no other model by way of a plugin that changes the request", async () => {
+    const dearer: Plugin = {
+      name: "guard-dearer",
+      hooks: { "frame:request": (frame) => void Object.assign(frame, { model: "dear" }) },
+    };
+    const { post } = await start(["cheap"], [dearer]);
+    expect(await post({ model: "cheap" })).toMatchObject({ status: 403 });
+    expect(asked).toEqual([]);
+  });
+
+  it("sees those alone in the lists, of either dialect", async () => {
+    const { models } = await start(["cheap*"]);
+    for (const more of [{}, { "anthropic-version": "2023-06-01" }]) {
+      expect(await models(more)).toEqual(["cheap", "cheaper"]);
+      expect(await models(more, "/cheap")).toBe(200);
+      expect(await models(more, "/dear")).toBe(404);
+      expect(await models({ authorization: `Bearer ${OTHER}`, ...more })).toEqual(["cheap", "cheaper", "dear"]);
+    }
+  });
+});
+
+describe("over HTTP", () => {
+  const ADMIN = "sk-admin-0123456789";
+
+  async function start(plugins: NodeConfig["plugins"] = []) {
+    const config = (): NodeConfig => ({
+      plugins: [apiKeys({ keys: [KEY], admin: [ADMIN] }), http({ port: 0 }), openapi(), plugins],
+      drain: 0,
+    });
+    const node = await createNode(config());
+    onTestFinished(() => node.close());
+    const ask = async (method: string, path: string, key: string | undefined, body?: object) => {
+      const answered = await fetch((node.use("http").url as string) + path, {
+        method,
+        headers: { ...(key && { authorization: `Bearer ${key}` }), "content-type": "application/json" },
+        ...(body && { body: JSON.stringify(body) }),
+      });
+      return { status: answered.status, body: (await answered.json()) as Record<string, unknown> };
+    };
+    return { node, ask, config };
+  }
+
+  it("admins make, list, replace and end keys; others may not", async () => {
+    const { ask, node } = await start();
+    for (const [method, path] of [
+      ["GET", "/v1/keys"],
+      ["POST", "/v1/keys"],
+      ["POST", "/v1/keys/ak-000000000000/rotate"],
+      ["DELETE", "/v1/keys/ak-000000000000"],
+    ] as const) {
+      expect((await ask(method, path, KEY)).status).toBe(403);
+      expect((await ask(method, path, undefined)).status).toBe(401);
+    }
+    const made = await ask("POST", "/v1/keys", ADMIN, { name: "ci", expires: "2099-01-01", models: ["m"] });
+    const by = (await node.use("keys").list()).find(({ scopes }) => scopes.includes("admin"))?.id;
+    expect(made).toMatchObject({
+      status: 201,
+      body: {
+        key: expect.any(String),
+        data: { name: "ci", models: ["m"], expires: Date.parse("2099-01-01"), createdBy: by },
+      },
+    });
+    const { key, data } = made.body as unknown as { key: string; data: { id: string } };
+    const listed = await ask("GET", "/api/v1/keys", ADMIN);
+    expect(listed.body["data"]).toContainEqual(expect.objectContaining({ id: data.id, name: "ci" }));
+    expect(JSON.stringify(listed)).not.toContain(key.slice(16));
+    const rotated = await ask("POST", `/v1/keys/${data.id}/rotate`, ADMIN, { grace: 60_000 });
+    expect(rotated).toMatchObject({ status: 200, body: { data: { id: data.id } } });
+    for (const good of [key, rotated.body["key"] as string])
+      expect((await ask("GET", "/v1/key", good)).status).toBe(200);
+    expect((await ask("POST", `/v1/keys/${data.id}/rotate`, ADMIN)).status).toBe(200);
+    expect((await ask("GET", "/v1/key", key)).status).toBe(401);
+    expect(await ask("DELETE", `/v1/keys/${data.id}`, ADMIN)).toEqual({
+      status: 200,
+      body: { id: data.id, deleted: true },
+    });
+    for (const id of [data.id, "__proto__", "constructor", "..%2f..", "'%20OR%201=1--"])
+      expect((await ask("DELETE", `/v1/keys/${id}`, ADMIN)).status).toBe(404);
+    expect((await ask("POST", "/v1/keys", ADMIN, { name: "x", scope: "admin" })).body).toMatchObject({
+      error: { message: expect.stringContaining('"scope"') },
+    });
+  });
+
+  it("a client is told what its own key may do, in OpenRouter's words too", async () => {
+    const { ask, node } = await start();
+    const { key, id } = await node
+      .use("keys")
+      .create({ name: "ci", budget: { usd: 5, per: "day" }, limits: { requests: 9 }, models: ["m"] }, "me");
+    expect((await ask("GET", "/api/v1/key", key)).body).toEqual({
+      data: {
+        label: "ci",
+        client: id,
+        scopes: ["call"],
+        expires: null,
+        models: ["m"],
+        limits: { requests: 9 },
+        budget: { usd: 5, per: "day" },
+        limit: 5,
+        limit_reset: "daily",
+        rate_limit: { requests: 9, interval: "1m" },
+      },
+    });
+    expect((await ask("GET", "/v1/key", KEY)).body).toMatchObject({ data: { limit: null, rate_limit: null } });
+  });
+
+  it("the routes are in the OpenAPI document, and there again when the server was made anew", async () => {
+    const { ask, node, config } = await start();
+    const paths = async (): Promise<string[]> =>
+      Object.keys((await ask("GET", "/openapi.json", undefined)).body["paths"] as object);
+    const own = ["/v1/keys", "/v1/keys/{id}/rotate", "/v1/keys/{id}", "/v1/key"];
+    expect(await paths()).toEqual(expect.arrayContaining(own));
+    await node.reload({ plugins: config().plugins.slice(0, 1), drain: 0 });
+    expect(node.find("http")).toBeUndefined();
+    await node.reload(config());
+    expect(await paths()).toEqual(expect.arrayContaining(own));
+    expect((await ask("GET", "/v1/key", KEY)).status).toBe(200);
+  });
+
+  it("a WebSocket outlives its key, and takes no call more", async () => {
+    const { node } = await start([websocketApi(), provider("p", whole("{}"))]);
+    const { key, id } = await node.use("keys").create({ name: "x" }, "me");
+    const socket = await openSocket(node.use("http").url as string, { headers: { authorization: `Bearer ${key}` } });
+    const ask = (name: string): void =>
+      socket.send({ id: name, model: "m", messages: [{ role: "user", content: "hi" }] });
+    ask("before");
+    await socket.whole("before");
+    await node.use("keys").revoke(id);
+    ask("after");
+    expect(await socket.whole("after")).toMatchObject([{ id: "after", error: { code: "unauthorized" } }]);
   });
 });
 

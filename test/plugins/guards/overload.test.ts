@@ -238,7 +238,9 @@ describe("a call that would have to wait", () => {
     const s = await stage({ calls: 10 });
     await learned(s, 9);
     for (let i = 0; i < 200; i++) await collect(s.node, chat("unknown"));
-    const calls = Array.from({ length: 13 }, (_, i) => s.ask(`${i}`, 100));
+    const calls = Array.from({ length: 10 }, (_, i) => s.ask(`${i}`, 100));
+    await s.runtime.advance(1);
+    calls.push(s.ask("one more", 100));
     await settle();
     expect(calls.map(({ result }) => result)).not.toContain("OVERLOADED");
   });

