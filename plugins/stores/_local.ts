@@ -1,4 +1,4 @@
-import { mkdirSync } from "node:fs";
+import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { createDatabase } from "db0";
 import nodeSqlite from "db0/connectors/node-sqlite";
@@ -17,10 +17,7 @@ interface Counter {
 
 /** Counters and places in memory; values and tables in `dataDir/aimo.db`, which several connections may use, or in memory. */
 export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & { close(): Promise<void> } {
-  if (dataDir !== undefined) mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const database = createDatabase(
-    nodeSqlite(dataDir === undefined ? { name: ":memory:" } : { path: join(dataDir, "aimo.db") }),
-  );
+  const database = createDatabase(nodeSqlite(dataDir === undefined ? { name: ":memory:" } : { path: fileIn(dataDir) }));
   // Readers do not wait for a writer; what was written survives the end of the process, if not that of the machine.
   for (const pragma of ["journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 2000"])
     void database.exec(`PRAGMA ${pragma}`);
@@ -69,4 +66,12 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
     },
     close: async () => void (await database.dispose()),
   };
+}
+
+/** Its owner's alone, and so are the files that SQLite puts beside it: they get the rights of this one. */
+function fileIn(dataDir: string): string {
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const path = join(dataDir, "aimo.db");
+  closeSync(openSync(path, "a", 0o600));
+  return path;
 }
