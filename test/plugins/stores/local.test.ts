@@ -29,5 +29,5 @@ test("what lies in the data dir can be read by its owner alone, also in a folder
   await store.values.setItem("a", "b");
   const modes = globSync("aimo.db*", { cwd: dataDir }).map((file) => statSync(join(dataDir, file)).mode & 0o777);
   expect(modes).toEqual([0o600, 0o600, 0o600]);
-  await close();
+  await close?.();
 });
