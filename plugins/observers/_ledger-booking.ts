@@ -44,13 +44,13 @@ export function createBooking(
     chain = next.catch(() => undefined);
     return next.then(
       (result) => {
-        if (down) node.log("info", "the ledger's database is back, and what waited is booked");
+        if (down) node.log("info", "the ledger's database can be used again");
         down = false;
         return result;
       },
       (cause: unknown) => {
         if (!down && !closed)
-          node.log("warn", "the ledger's database is out of reach: rows wait in the journal", failure(cause));
+          node.log("warn", "the ledger's database cannot be used: rows wait in the journal", failure(cause));
         down = true;
         schedule();
         throw AimoError.is(cause) && cause.code === "OVERLOADED" ? cause : unreachable(cause);
@@ -102,7 +102,10 @@ export function createBooking(
     keep(ms) {
       const clear = async (): Promise<void> => {
         // Between two parts others may ask.
-        while (!closed && (await serial(async () => forget(await prepared(database()), runtime.now() - ms()))) > 0)
+        while (
+          !closed &&
+          (await serial(async () => forget(await prepared(database()), Math.floor(runtime.now() - ms())))) > 0
+        )
           await turn();
       };
       const again = (): void => {

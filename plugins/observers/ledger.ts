@@ -14,6 +14,7 @@ import { memoryJournal, openJournal, type Journal } from "./_ledger-journal.ts";
 import { createMount } from "./_ledger-route.ts";
 import { pageOf, rangeOf, usageOf, type Ledger } from "./_ledger-query.ts";
 import { rowOf, type Row, type Tried } from "./_ledger-row.ts";
+import type { Metrics } from "./_published.ts";
 
 export type { Ledger } from "./_ledger-query.ts";
 
@@ -48,6 +49,7 @@ export function ledger(options: LedgerOptions = {}): Plugin {
   let booking: Booking;
   let budgets: Budgets;
   let mount: (() => void) | undefined;
+  let published: Metrics | undefined;
   let lost = 0;
   let open = false;
 
@@ -80,6 +82,17 @@ export function ledger(options: LedgerOptions = {}): Plugin {
     booking.schedule();
   }
 
+  /** On the HTTP server and among the metrics that there are: a reload may have made them anew. */
+  function show(): void {
+    mount?.();
+    const metrics = node.find("metrics");
+    if (metrics === published) return;
+    published = metrics;
+    const help = "Of the ledger's journal: what waits to be booked.";
+    metrics?.gauge("aimo_ledger_waiting_bytes", help, [], (gauge) => gauge.set({}, journal.size));
+    metrics?.gauge("aimo_ledger_lost_rows", "Rows that could not be written.", [], (gauge) => gauge.set({}, lost));
+  }
+
   function lose(error: unknown): void {
     const detail = error instanceof Error ? error.message : whereOf(error);
     if (lost++ === 0) node.log("error", "the ledger cannot be written: rows are lost", { detail });
@@ -90,8 +103,8 @@ export function ledger(options: LedgerOptions = {}): Plugin {
     options: settings,
     provides: ["ledger"],
     hooks: {
-      "node:ready": () => mount?.(),
-      "config:change": () => mount?.(),
+      "node:ready": show,
+      "config:change": show,
       "call:start"(call, request) {
         if (booking.down && store.now.whenDown === "closed")
           throw new AimoError("OVERLOADED", "This node cannot book what calls cost: its database is out of reach.", {
@@ -156,6 +169,7 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       if (!open) return;
       open = false;
       mount = undefined;
+      published = undefined;
       await booking.close();
       await store.close();
     },

@@ -1,17 +1,22 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { encode } from "cborg";
-import type { Call } from "../../core/call.ts";
+import type { Attempt, Call } from "../../core/call.ts";
 import type { StreamChunkFrame } from "../../core/frame.ts";
 import { createNode } from "../../core/node.ts";
 import { createHooks } from "../../core/listeners.ts";
-import type { Router, Target } from "../../core/parts.ts";
+import type { Mutable, Router, Target } from "../../core/parts.ts";
 import { order, take } from "../../core/route.ts";
 import { systemRuntime } from "../../core/runtime.ts";
+import { ledger } from "../../plugins/observers/ledger.ts";
 import { metrics } from "../../plugins/observers/metrics.ts";
 import { score } from "../../plugins/routers/score.ts";
 import { call as called, card, request as asked, target } from "../suites/build.ts";
 import { decodeMessage, encodeMessage, Type } from "../../core/wire/codec.ts";
 import { createDeframer, joinFramed } from "../../core/wire/framing.ts";
 import { decodeHead } from "../../core/wire/heads.ts";
+import { createSeal } from "../../core/wire/receipt.ts";
 
 export interface Timing {
   readonly name: string;
@@ -83,6 +88,33 @@ async function counted(): Promise<Timing> {
   return time("metrics() of a chunk", () => chunk?.(running, 230, undefined));
 }
 
+/** What `ledger()` does with a call that a peer answered, until its line is written and all of it is queued. */
+async function booked(): Promise<Timing> {
+  const dataDir = mkdtempSync(join(tmpdir(), "aimo-bench-"));
+  const plugin = ledger();
+  const node = await createNode({ plugins: [plugin], dataDir });
+  const { "call:attempt": begin, "call:receipt": sign, "call:attempted": end, "call:end": over } = plugin.hooks ?? {};
+  const asked = target({
+    peer: "12D3KooWEyopopkPeer",
+    model: card({ pricing: { prompt: "0.000001", completion: "0.000002" } }),
+  });
+  const usage = { promptTokens: 100, completionTokens: 50 };
+  const receipt = createSeal(request, asked.model.id, node.identity, systemRuntime).finish("complete", 200, usage);
+  void receipt.signature; // came over the link
+  const timing = time("ledger() of a call", () => {
+    const attempt = { target: asked.id, startedAt: 1, endedAt: 2 } as Mutable<Attempt>;
+    const running = called({ attempts: [attempt], servedBy: attempt });
+    void begin?.(running, asked, request);
+    attempt.receipt = receipt;
+    sign?.(receipt, running);
+    end?.(running, asked, attempt);
+    over?.(running, { status: "ok", receipt });
+  });
+  await node.close();
+  rmSync(dataDir, { recursive: true });
+  return timing;
+}
+
 export async function runMicro(): Promise<Timing[]> {
   const body = new Uint8Array(230).fill(65);
   const data = encodeMessage(Type.DATA, 0, 7, 1_000, body);
@@ -109,6 +141,7 @@ export async function runMicro(): Promise<Timing[]> {
   const deframe = createDeframer((bytes) => void (seen += decodeMessage(bytes)?.body.length ?? 0));
   return [
     await counted(),
+    await booked(),
     time("encode a DATA message of 230 bytes", () => void encodeMessage(Type.DATA, 0, 7, 1_000, body)),
     time("decode it", () => void decodeMessage(data)),
     time("join it with 31 others, each", () => void joinFramed(batch), batch.length),

@@ -263,6 +263,33 @@ describe("a call", () => {
     expect(asked).toMatchObject({ peer: p.node.id, receipt: null });
   });
 
+  it("that goes on over another link is booked once, by both sides", async () => {
+    const { promise: go, resolve: goOn } = Promise.withResolvers<void>();
+    const handle: Handler = async (_, reply) => {
+      await reply.chunk("abc");
+      await go;
+      reply.end({ body: "def" });
+    };
+    const timeouts = { resume: 1_500 };
+    const a = await wiredNode([ledger()], { timeouts });
+    const p = await wiredNode([priced("p", handle), ledger()], { timeouts });
+    const wire = connect(a, p);
+    await quiet();
+    await pass(600, a, p);
+    const over = collect(a.node, chat("m", { stream: true }));
+    await quiet();
+    wire.cut();
+    await pass(100, a, p);
+    connect(a, p);
+    await quiet();
+    goOn();
+    expect((await over).text).toBe("abcdef");
+    await quiet();
+    const [[asked, ...no], [answered, ...more]] = [await rowsOf(a.node), await rowsOf(p.node)];
+    expect([no, more]).toEqual([[], []]);
+    expect(asked).toMatchObject({ outcome: "complete", bytes: 6, passedBytes: 6, receipt: answered?.receipt });
+  });
+
   it("whose reply a plugin changed is marked so, with the bytes that the provider signed and those that went on", async () => {
     const longer: Plugin = {
       name: "guard-longer",
