@@ -84,9 +84,12 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
       if (seen?.store !== store || seen.version !== version || down) await read(store);
       seen = { store, version };
       down = false;
-    } catch (error) {
-      if (!AimoError.is(error)) throw error;
-      down = true; // the store says so itself
+    } catch (cause) {
+      const error = AimoError.from(cause);
+      // That it is away a store says itself.
+      if (!down && error.code !== "OVERLOADED")
+        node.log("error", "the keys in the store cannot be read", { detail: error.data.detail ?? error.message });
+      down = true;
     }
   }
 
@@ -115,13 +118,8 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
   }
 
   async function turn(): Promise<void> {
-    try {
-      await look();
-      if (!down && runtime.now() - noted >= NOTE) await writeFresh();
-    } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      node.log("error", `the keys in the store cannot be read: ${why}`);
-    }
+    await look();
+    if (!down && runtime.now() - noted >= NOTE) await writeFresh();
   }
 
   function wait(): void {
@@ -149,7 +147,9 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
     return { id, name, scopes, expires, ...allowanceOf(kept), createdAt, createdBy, lastUsed: used.get(id) ?? null };
   }
 
-  function keptOf(id: string): Kept {
+  /** As it is now, whichever node has changed it. */
+  async function keptOf(id: string): Promise<Kept> {
+    await look();
     const found = keys.get(id)?.kept;
     if (found) return found;
     throw new AimoError("INVALID_MESSAGE_FORMAT", `There is no key ${JSON.stringify(id.slice(0, 100))}.`, {
@@ -196,13 +196,13 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
       }),
     rotate: (id, grace) =>
       inTurn(async () => {
-        const { former: _, hash, ...before } = keptOf(id);
+        const { former: _, hash, ...before } = await keptOf(id);
         const former = { hash, until: Math.round(runtime.now()) + grace };
         return keep({ ...before, ...(grace > 0 && { former }) });
       }),
     revoke: (id) =>
       inTurn(async () => {
-        await writeGone(opened.now.values, keptOf(id).id, runtime.now(), newVersion());
+        await writeGone(opened.now.values, (await keptOf(id)).id, runtime.now(), newVersion());
         drop(id);
       }),
     async close() {

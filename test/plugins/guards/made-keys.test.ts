@@ -61,11 +61,12 @@ async function refusal(node: AimoNode, key: string, scope?: Scope): Promise<stri
 /** A store that nodes share, and that can be down. */
 function sharedStore(whenDown: Store["whenDown"] = "open") {
   const driver = memoryDriver() as Required<Driver>;
-  const state = { down: false, asked: 0 };
+  const state = { down: false, broken: false, asked: 0 };
   const asked =
     <A extends unknown[], R>(method: (...args: A) => R) =>
     async (...args: A): Promise<Awaited<R>> => {
       state.asked++;
+      if (state.broken) throw new Error("permission denied for table aimo_values");
       if (state.down) throw new AimoError("OVERLOADED", "It is down.", { retryAfter: 1_000 });
       return await method(...args);
     };
@@ -414,6 +415,18 @@ describe("nodes that share a store", () => {
     expect((told[0]?.at ?? Infinity) - at).toBeLessThanOrEqual(1_000);
   });
 
+  it("change a key as it is now, also when they have not looked yet what another did", async () => {
+    const { one, other, runtime } = await pair();
+    const leaked = await one.keys.create({ name: "x" }, "me");
+    await other.keys.rotate(leaked.id);
+    const last = await one.keys.rotate(leaked.id, DAY); // were it by what it knew, the leaked one would be good again
+    await runtime.advance(1_000);
+    for (const node of [one, other]) {
+      expect(await refusal(node, leaked.key)).toBe("UNAUTHORIZED");
+      expect(await refusal(node, last.key)).toBeUndefined();
+    }
+  });
+
   it("read no key while none has changed, and ask nothing for a call", async () => {
     const { one, store, runtime } = await pair();
     const { key } = await one.keys.create({ name: "x" }, "me");
@@ -498,6 +511,29 @@ describe("nodes that share a store", () => {
     store.down = false;
     await runtime.advance(1_000);
     expect(await refusal(late, key)).toBeUndefined();
+  });
+
+  it("say once what else is wrong with it, and go on with the keys that they know", async () => {
+    const lines: string[] = [];
+    const log: Plugin = {
+      name: "observer-lines",
+      enforce: "pre",
+      provides: ["log"],
+      setup: (node) => node.provide("log", (level, message) => void lines.push(`${level}: ${message}`)),
+    };
+    const store = sharedStore();
+    const runtime = createVirtualRuntime();
+    const node = await start({ plugins: [log, store.plugin()] }, runtime);
+    const { key } = await node.keys.create({ name: "x" }, "me");
+    await runtime.advance(1_000);
+    lines.length = 0;
+    store.broken = true;
+    await runtime.advance(5_000);
+    expect(lines).toEqual(["error: the keys in the store cannot be read"]);
+    expect(await refusal(node, key)).toBeUndefined();
+    store.broken = false;
+    await runtime.advance(1_000);
+    await node.keys.create({ name: "y" }, "me");
   });
 });
 
