@@ -131,7 +131,7 @@ export function registerCommands(program: Command): void {
     .action(async (url: string | undefined, options: BenchOptions) => (await import("./bench.ts")).bench(url, options));
 
   node(json(program.command("invite").description("Let another node provide models here or call: a token for it.")))
-    .option("--provide", "it may offer models (what it may where nothing is said)")
+    .option("--provide", "it may offer models; the default")
     .option("--call", "it may call")
     .option("--for <peer>", "its peer id, where it is known (default: whichever node comes with the token first)")
     .option("--expires <time>", "how long it is let in: 30m, 12h, 30d (default: 30d)", toDuration)
