@@ -216,7 +216,9 @@ export function attach(
         return end(
           code === "closing"
             ? undefined
-            : new AimoError("NETWORK_ERROR", `the peer closed the link: ${why.slice(0, 200)} (${code.slice(0, 40)})`),
+            : new AimoError("NETWORK_ERROR", `the peer closed the link: ${why.slice(0, 200)} (${code.slice(0, 40)})`, {
+                detail: code.slice(0, 40),
+              }),
         );
       }
       case Type.HELLO:
