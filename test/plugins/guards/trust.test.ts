@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decode, encode } from "cborg";
+import type { Storage } from "unstorage";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { AimoError, openIdentity, systemRuntime, type Identity, type Plugin } from "../../../core/index.ts";
 import { makeAdvert } from "../../../core/wire/advert.ts";
@@ -278,11 +279,16 @@ describe("an invitation", () => {
   describe("in a store that several nodes share", () => {
     const issuer = openIdentity();
 
+    interface Shared extends Omit<Store, "values"> {
+      values: Storage;
+      down: boolean;
+    }
+
     /** Nodes that share one, which a test may break. */
-    async function sharing(count: number): Promise<{ nodes: WiredNode[]; store: { down: boolean } & Store }> {
+    async function sharing(count: number): Promise<{ nodes: WiredNode[]; store: Shared }> {
       const local = openLocal({ config: {}, runtime: systemRuntime } as never);
       onTestFinished(() => local.close());
-      const store = { ...local, down: false };
+      const store: Shared = { ...local, down: false };
       const guardedBy = <T extends object>(of: T): T =>
         new Proxy(of, {
           get: (target, name) =>
@@ -346,7 +352,10 @@ describe("an invitation", () => {
       const token = invitation(node, {}, issuer);
       const { promise, resolve } = Promise.withResolvers<void>();
       const { setItem } = store.values;
-      store.values = { ...store.values, setItem: async (...args) => (await promise, setItem(...args)) };
+      store.values = {
+        ...store.values,
+        setItem: async (key: string, value: never) => (await promise, setItem(key, value)),
+      };
       const peer = rawPeer(node);
       peer.hello({ invites: [token] });
       await quiet();
