@@ -2,7 +2,7 @@ import type { RequestFrame } from "../../core/frame.ts";
 import { membersOf } from "../providers/_members.ts";
 
 /** In UTF-8, as far as it says: there are servers that read another charset. */
-const JSON_TYPE = /^application\/([\w.-]+\+)?json\s*(;\s*charset=("?)utf-?8\2\s*)?$/i;
+const JSON_TYPE = /^application\/([\w.-]+\+)?json\s*(;\s*charset=("?)utf-?8\3\s*)?$/i;
 /** With one boundary: of two of them servers take the first or the last. */
 const FORM_TYPE =
   /^multipart\/form-data\s*;\s*boundary=(?:"([\w'()+,./:=?-]+)"|([\w'()+./:=?-]+))\s*(;\s*charset=utf-?8\s*)?$/i;

@@ -91,7 +91,8 @@ describe("a client that is bound to models", () => {
       refused(() => checkModels(bound("a"), asks({ ...fields, model: "a" })), /must name its model/);
     // What the adapter takes out is of no account.
     checkModels(bound("a"), json({ model: "a", models: ["a"] }, { model: "a", type: "openai.chat" }));
-    checkModels(bound("a"), { ...json({ model: "a" }, { model: "a" }), contentType: "application/json;charset=UTF-8" });
+    for (const charset of ["charset=UTF-8", 'charset="utf-8"', " charset=utf8"])
+      checkModels(bound("a"), json({ model: "a" }, { model: "a", contentType: `application/json;${charset}` }));
   });
 
   describe("and sends a form", () => {
