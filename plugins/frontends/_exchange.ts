@@ -51,8 +51,7 @@ export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void
 
 /** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
 export function sendError(res: ServerResponse, error: AimoError, render: Render = toJSON, end = true): void {
-  if (error.data.retryAfter !== undefined)
-    res.setHeader("retry-after", retryIn(error.data.retryAfter));
+  if (error.data.retryAfter !== undefined) res.setHeader("retry-after", retryIn(error.data.retryAfter));
   if (error.code === "UNAUTHORIZED")
     res.setHeader("www-authenticate", isBearer(res.req) ? 'Bearer error="invalid_token"' : "Bearer");
   res.statusCode = error.status;

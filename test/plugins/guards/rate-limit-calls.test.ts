@@ -1,5 +1,12 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { AimoError, createNode, type AimoNode, type NodeConfig, type Origin, type Plugin } from "../../../core/index.ts";
+import {
+  AimoError,
+  createNode,
+  type AimoNode,
+  type NodeConfig,
+  type Origin,
+  type Plugin,
+} from "../../../core/index.ts";
 import { rateLimit, type RateLimitOptions } from "../../../plugins/guards/index.ts";
 import { createPlaces } from "../../../plugins/guards/_places.ts";
 import { first } from "../../../plugins/routers/index.ts";
