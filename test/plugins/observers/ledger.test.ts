@@ -544,6 +544,16 @@ describe("a budget", () => {
     expect((await ask(of(0.45, "ever"))).error?.message).toBe("What this client may spend, US$ 0.45 in all, is spent.");
   });
 
+  it("is spent also when what was spent has gone from the journal into the database", async () => {
+    const node = await start([tenth]);
+    const codes: string[] = [];
+    for (let i = 0; i < 3; i++) {
+      codes.push((await collect(node, chat("m"), { origin: of(0.15, "day") })).outcome.error?.code ?? "ok");
+      expect((await node.use("ledger").usage({ by: "client" })).total).toMatchObject([{ calls: Math.min(i + 1, 2) }]);
+    }
+    expect(codes).toEqual(["ok", "ok", "BUDGET_EXCEEDED"]);
+  });
+
   it("counts what was spent before the node was started", async () => {
     const dataDir = folder();
     for (const status of ["ok", "ok", "error"]) {
