@@ -25,6 +25,9 @@ export interface Run {
   digest?: Uint8Array;
 }
 
+/** So many targets that a guard skips are no tries: nobody was asked. Where all are skipped, a call must end all the same. */
+const SKIPS = 32;
+
 /** Attempts that run beside each other, until one has something to say. */
 interface Race {
   readonly gates: Set<Gate>;
@@ -42,6 +45,7 @@ export async function tryTargets(
   { identity, runtime, settings, hooks }: Kernel,
 ): Promise<Verdict> {
   let next = take(targets);
+  let skipped = 0;
   let verdict: Verdict;
   do {
     const target = pull();
@@ -57,7 +61,8 @@ export async function tryTargets(
 
   function hasNext(): boolean {
     if (next !== undefined) return true;
-    if (call.signal.aborted || call.attempts.length >= settings.limits.attempts) return false;
+    const asked = call.attempts.length - Math.min(skipped, SKIPS);
+    if (call.signal.aborted || asked >= settings.limits.attempts) return false;
     try {
       return (next = take(targets)) !== undefined;
     } catch (error) {
@@ -128,6 +133,7 @@ export async function tryTargets(
       if (pending !== undefined) await pending;
     } catch (error) {
       const { code, message, data } = AimoError.from(error);
+      if (code !== "PLUGIN_FAILED") skipped++;
       gate.fail(new AimoError(code, message, { ...data, retryable: true })); // skips this target alone
     }
     const done = gate.signal.aborted ? undefined : learn(target.stats, record, call, runtime);

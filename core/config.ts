@@ -53,7 +53,7 @@ export interface NodeConfig {
     calls?: number;
     /** Open calls of one peer. Default 2,048. */
     callsPerPeer?: number;
-    /** Targets that one call tries. Default 3. */
+    /** Targets that one call tries; those that a guard skips, its limit being used up perhaps, are none. Default 3. */
     attempts?: number;
   };
 }

@@ -2,11 +2,13 @@ import type { Socket } from "node:net";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { networkOf, plainAddress } from "./_addresses.ts";
+import { createTries, type Admit } from "./_tries.ts";
 
 export interface CrowdLimits {
   readonly connections: number;
   readonly connectionsPerAddress: number;
   readonly requestsPerAddress: number;
+  readonly wrongKeysPerAddress: number;
   /** Is it a proxy, whose connections are those of many? */
   trusted(address: string): boolean;
 }
@@ -17,6 +19,7 @@ export interface Crowd {
   connect(socket: Socket): boolean;
   /** A request of this client, until the result is called. Throws RATE_LIMIT_EXCEEDED. */
   enter(address: string): () => void;
+  readonly admit: Admit;
 }
 
 /** Between two warnings that somebody was not let in. ms */
@@ -36,6 +39,7 @@ export function createCrowd(node: () => AimoNode, limits: () => CrowdLimits): Cr
   }
 
   return {
+    admit: createTries(node, () => limits().wrongKeysPerAddress),
     connect(socket) {
       const { connections: most, connectionsPerAddress, trusted } = limits();
       const address = plainAddress(socket.remoteAddress ?? "");

@@ -37,6 +37,7 @@ export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void
     "content-type: application/json",
     `content-length: ${Buffer.byteLength(body)}`,
     ...(error.code === "UNAUTHORIZED" ? ["www-authenticate: Bearer"] : []),
+    ...(error.data.retryAfter === undefined ? [] : [`retry-after: ${retryIn(error.data.retryAfter)}`]),
   ];
   socket.removeAllListeners("data");
   socket.on("error", () => socket.destroy());
@@ -50,13 +51,17 @@ export function hangUp(runtime: Runtime, socket: Duplex, error: AimoError): void
 
 /** As JSON, with `retry-after` in seconds. Without `end` the answer is complete, but the connection stays. */
 export function sendError(res: ServerResponse, error: AimoError, render: Render = toJSON, end = true): void {
-  if (error.data.retryAfter !== undefined)
-    res.setHeader("retry-after", Math.max(1, Math.ceil(error.data.retryAfter / 1_000)));
+  if (error.data.retryAfter !== undefined) res.setHeader("retry-after", retryIn(error.data.retryAfter));
   if (error.code === "UNAUTHORIZED")
     res.setHeader("www-authenticate", isBearer(res.req) ? 'Bearer error="invalid_token"' : "Bearer");
   res.statusCode = error.status;
   const body = render(error, res);
   send(res, res.statusCode, body, end);
+}
+
+/** In seconds, and never at once. */
+export function retryIn(ms: number): number {
+  return Math.max(1, Math.ceil(ms / 1_000));
 }
 
 /** Has it sent what RFC 6750 calls a token? */

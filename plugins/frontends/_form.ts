@@ -4,6 +4,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { NewRequest, OpenFrom, Wait } from "../../core/parts.ts";
 import { toFacts } from "../../core/wire/receipt.ts";
 import type { Client } from "./_client.ts";
+import { retryIn } from "./_exchange.ts";
 
 /** What is given to whoever says the answer to one call. */
 export interface Teller {
@@ -52,7 +53,7 @@ export interface Form {
 /** With the seconds after which to come back. */
 export function headersOf({ data }: AimoError, headers: Headers = {}): Headers {
   if (data.retryAfter === undefined) return headers;
-  return { ...headers, "retry-after": String(Math.max(1, Math.ceil(data.retryAfter / 1_000))) };
+  return { ...headers, "retry-after": String(retryIn(data.retryAfter)) };
 }
 
 /** As `GET /v1/receipts/:id` tells it, for `aimo verify`. */

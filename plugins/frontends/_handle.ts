@@ -4,13 +4,19 @@ import type { Origin } from "../../core/call.ts";
 import type { AimoNode } from "../../core/node.ts";
 import { decoded, parse, readBody, refuse, send, toJSON, type Render, type Room } from "./_exchange.ts";
 import type { Mount } from "./_mounts.ts";
+import type { Admit } from "./_tries.ts";
 
 /** One request at its mount. Resolves when the handler is done, rejects never. */
 export async function handle(
   node: AimoNode,
   res: ServerResponse,
   { scope, handler, about }: Mount,
-  { origin, params, uploads }: { origin: Origin; params: Record<string, string> | undefined; uploads: Room },
+  {
+    origin,
+    params,
+    uploads,
+    admit,
+  }: { origin: Origin; params: Record<string, string> | undefined; uploads: Room; admit: Admit },
 ): Promise<void> {
   const { req } = res;
   const controller = new AbortController();
@@ -21,7 +27,7 @@ export async function handle(
   const body = (): Promise<Uint8Array> =>
     readBody(req, node.config.limits.body, uploads, () => (waits ? res.writeContinue() : undefined));
   try {
-    if (scope !== "public") await node.admit(origin, scope);
+    if (scope !== "public") await admit(origin, scope);
     const result = await handler({
       req,
       res,

@@ -43,6 +43,11 @@ export interface HttpOptions {
   connectionsPerAddress?: number;
   /** Requests of one client's address that run at the same time. Default 4,096. */
   requestsPerAddress?: number;
+  /**
+   * Requests of one client's address in a minute that may be refused for their key. More are 429 until the minute is over,
+   * whatever their key, but for clients that came from there before. Default 1,000.
+   */
+  wrongKeysPerAddress?: number;
 }
 
 /** One HTTP exchange, plain Node objects. */
@@ -102,6 +107,7 @@ const schema = z.strictObject({
   connections: most.default(10_000),
   connectionsPerAddress: most.default(5_000),
   requestsPerAddress: most.default(4_096),
+  wrongKeysPerAddress: most.default(1_000),
 });
 
 /** The HTTP server: h3 routes, plain Node objects go to the handlers. */
@@ -123,7 +129,7 @@ export function http(options: HttpOptions = {}): Plugin {
   async function serve(...[res, mount, params]: Parameters<Parameters<typeof createMounts>[0]>): Promise<void> {
     const { req } = res;
     const origin = originOf(req, clientOf(req, edge.trusted));
-    if (mount) await handle(node, res, mount, { origin, params, uploads });
+    if (mount) await handle(node, res, mount, { origin, params, uploads, admit: crowd.admit });
     else await fail(node, res, noRoute(req), origin.address);
   }
 
@@ -156,7 +162,7 @@ export function http(options: HttpOptions = {}): Plugin {
       if (req.headers["content-length"] !== undefined || req.headers["transfer-encoding"] !== undefined)
         throw new AimoError("INVALID_MESSAGE_FORMAT", "A request to upgrade must have no body.");
       const origin = withKey(originOf(req, clientOf(req, edge.trusted)));
-      if (found.scope !== "public") await node.admit(origin, found.scope);
+      if (found.scope !== "public") await crowd.admit(origin, found.scope);
       found.handler(req, socket, head, origin);
     } catch (cause) {
       hangUp(node.runtime, socket, AimoError.from(cause));

@@ -54,6 +54,8 @@ export interface Meter {
 }
 
 const WINDOW = 60;
+/** So long before the end of a window nothing is given back: it might come to a store too late, and be given to the next. ms */
+const LATE = 1_000;
 /** Nobody knows when a call will end. ms */
 const SOON = 1_000;
 
@@ -61,7 +63,7 @@ interface Booked {
   readonly store: Store;
   readonly used: number;
   readonly left: number;
-  /** When its window ends at the earliest: what is given back later would be given to the next one. Node's ms. */
+  /** Until when it can be given back. Node's ms. */
   readonly until: number;
 }
 
@@ -88,7 +90,7 @@ export function createMeter(open: OpenStore, runtime: Runtime): Meter {
     return inStore(kind, async (store) => {
       const asked = runtime.now();
       const { used, left } = await store.count(key, points, WINDOW);
-      return { store, used, left, until: asked + left };
+      return { store, used, left, until: asked + left - (kind === "node" ? 0 : LATE) };
     });
   }
 

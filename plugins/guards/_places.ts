@@ -17,6 +17,8 @@ interface Place {
 
 /** How long a place outlives its node. ms */
 const KEPT = 15_000;
+/** Renewals at a time: thousands at once would make calls wait, and a store that answers them too late counts as down. */
+const AT_ONCE = 50;
 
 export function createPlaces(runtime: Runtime): Places {
   const own = Buffer.from(runtime.randomBytes(9)).toString("base64url");
@@ -28,11 +30,22 @@ export function createPlaces(runtime: Runtime): Places {
   /** One timer for all, while there are some. */
   function watch(): void {
     if (closed) return;
-    stop ??= runtime.setTimeout(KEPT / 3, () => {
+    stop ??= runtime.setTimeout(KEPT / 3, async () => {
+      await renew();
       stop = undefined;
-      for (const { store, key, id } of places) store.renew(key, id, KEPT).catch(() => undefined); // at the next time
       if (places.size > 0) watch();
     });
+  }
+
+  async function renew(): Promise<void> {
+    const all = [...places];
+    while (all.length > 0)
+      await Promise.all(
+        all
+          .splice(0, AT_ONCE)
+          .filter((place) => places.has(place))
+          .map(({ store, key, id }) => store.renew(key, id, KEPT).catch(() => undefined)), // at the next time
+      );
   }
 
   async function leave({ store, key, id }: Place): Promise<void> {

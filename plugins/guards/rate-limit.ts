@@ -141,6 +141,9 @@ export function rateLimit(options: RateLimitOptions = {}): Plugin {
         const record = records.get(call);
         const scope = providerScope(target, settings.provider);
         if (record === undefined || !isLimited(scope)) return undefined;
+        // Of one that another plugin skipped nobody tells.
+        for (const { target: before } of record.held)
+          if (before !== undefined && attemptAt(call, before)?.endedAt !== undefined) settle(call, record, before);
         const attempt = attemptAt(call, target.id);
         return take([scope], call, record.prompt).then(([holding]) => {
           record.held.push({ holding: holding as Holding, target: target.id });

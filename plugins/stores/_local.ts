@@ -42,7 +42,7 @@ export function openLocal({ config: { dataDir }, runtime }: AimoNode): Store & {
       if (++counts % SWEEP === 0) sweep(now);
       let counter = counters.get(key);
       if (counter === undefined || counter.until <= now) counter = { used: 0, until: now + seconds * 1_000 };
-      counter.used += points;
+      counter.used = Math.max(0, counter.used + points);
       counters.set(key, counter);
       return { used: counter.used, left: counter.until - now };
     },

@@ -35,9 +35,9 @@ export const SCHEMA = `
   END $$`;
 
 export const COUNT = `
-  INSERT INTO aimo_counts AS old (key, used, until) VALUES ($1, $2, now() + $3 * interval '1 second')
+  INSERT INTO aimo_counts AS old (key, used, until) VALUES ($1, greatest(0, $2::bigint), now() + $3 * interval '1 second')
   ON CONFLICT (key) DO UPDATE SET
-    used = CASE WHEN old.until <= now() THEN 0 ELSE old.used END + excluded.used,
+    used = greatest(0, CASE WHEN old.until <= now() THEN 0 ELSE old.used END + $2::bigint),
     until = CASE WHEN old.until <= now() THEN excluded.until ELSE old.until END
   RETURNING used, (extract(epoch FROM until - now()) * 1000)::float8 AS ms`;
 

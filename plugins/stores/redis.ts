@@ -23,6 +23,13 @@ const schema = z.strictObject({
 /** ms until a connection that is not made is given up; it may take longer than an operation. */
 const CONNECT = 5_000;
 
+// As the library's own, but never below 0.
+const COUNT = `redis.call('SET', KEYS[1], 0, 'EX', ARGV[2], 'NX')
+  local used = redis.call('INCRBY', KEYS[1], ARGV[1])
+  if used < 0 then used = redis.call('INCRBY', KEYS[1], -used) end
+  if redis.call('PTTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+  return { used, redis.call('PTTL', KEYS[1]) }`;
+
 // By the clock of the server. A set of ids by the time when each ends; the whole ends with the last of them.
 const NOW = "local time = redis.call('TIME') local now = time[1] * 1000 + math.floor(time[2] / 1000)";
 const KEEP = `redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
@@ -77,6 +84,7 @@ export function redis(options: RedisOptions): Plugin {
         keyPrefix: `${prefix}:count`,
         points: Number.MAX_SAFE_INTEGER,
         duration: 60,
+        customIncrTtlLuaScript: COUNT,
       });
       const { ask, lost, start } = (remote = openRemote(node, {
         plugin: "store-redis",

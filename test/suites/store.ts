@@ -42,6 +42,12 @@ export function storeCases(open: () => Awaitable<StoreUnderTest>): Record<string
       expect((await other.count(key, 0, 60)).used).toBe(4);
       expect((await store.count(`${key}:2`, 1, 60)).used).toBe(1);
     }),
+    "no counter goes below 0, one that nobody has counted up least of all": given(async (store, other, key) => {
+      expect((await store.count(key, -1_000_000, 60)).used).toBe(0);
+      expect((await other.count(key, 2, 60)).used).toBe(2);
+      expect((await store.count(key, -5, 60)).used).toBe(0);
+      expect((await other.count(key, 1, 60)).used).toBe(1);
+    }),
     "a window begins with the first count, and no later one makes it longer": given(async (store, other, key) => {
       const first = await store.count(key, 1, 2);
       expect(first.left).toBeGreaterThan(0);

@@ -3,8 +3,10 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
+import { systemRuntime, type Runtime } from "../../../core/runtime.ts";
 import { http, type HttpOptions } from "../../../plugins/frontends/index.ts";
 import { isOwnPage } from "../../../plugins/frontends/_edge.ts";
+import { apiKeys } from "../../../plugins/guards/index.ts";
 import { sendRaw } from "../../kit/raw.ts";
 
 interface Stage {
@@ -209,6 +211,80 @@ describe("so many", () => {
   it("connections of one address do not count for a trusted proxy", async () => {
     const stage = await start({ connectionsPerAddress: 1, trustProxy: ["127.0.0.1"] });
     expect([await visit(stage), await visit(stage)]).toEqual([true, true]);
+  });
+});
+
+describe("wrong keys", () => {
+  const RIGHT = "sk-that-is-right";
+  const OTHER = "sk-of-another-client";
+
+  async function guarded(options: HttpOptions = {}) {
+    let ahead = 0;
+    const runtime: Runtime = { ...systemRuntime, now: () => systemRuntime.now() + ahead };
+    const log: string[] = [];
+    const routes: Plugin = {
+      name: "frontend-test",
+      needs: ["http"],
+      provides: ["log"],
+      setup(node) {
+        node.provide("log", (_, message) => void log.push(message));
+        const { mount, upgrade } = node.use("http");
+        mount("GET", "/read", "read", () => "read");
+        mount("GET", "/admin", "admin", () => "admin");
+        mount("GET", "/open", "public", () => "open");
+        upgrade("/up", "call", (_, socket) => socket.end("HTTP/1.1 101 Switching Protocols\r\n\r\n"));
+      },
+    };
+    const door = http({ port: 0, trustProxy: ["127.0.0.1"], wrongKeysPerAddress: 3, ...options });
+    const node = await createNode({ plugins: [door, routes, apiKeys({ keys: [RIGHT, OTHER] })] }, runtime);
+    onTestFinished(() => node.close());
+    const url = node.use("http").url as string;
+    const ask = (key: string, address = "1.2.3.4", path = "/read"): Promise<Response> =>
+      fetch(url + path, { headers: { authorization: `Bearer ${key}`, "x-forwarded-for": address } });
+    const status = async (...from: Parameters<typeof ask>): Promise<number> => (await ask(...from)).status;
+    return { url, log, ask, status, later: (ms: number) => void (ahead += ms) };
+  }
+
+  it("of one address are so many in a minute, and then the right one is no better than the wrong ones", async () => {
+    const { ask, status, log, later } = await guarded();
+    for (let i = 0; i < 3; i++) expect(await status(`guess-${i}`)).toBe(401);
+    expect([await status("guess-4"), await status(RIGHT), await status(RIGHT, "1.2.3.4", "/admin")]).toEqual([
+      429, 429, 429,
+    ]);
+    const { headers } = await ask(RIGHT);
+    expect([headers.get("retry-after"), headers.get("www-authenticate")]).toEqual(["60", null]);
+    expect(log.filter((line) => line.includes("wrongKeysPerAddress"))).toHaveLength(1);
+    expect([await status(RIGHT, "1.2.3.4", "/open"), await status(RIGHT, "1.2.3.5")]).toEqual([200, 200]);
+    later(60_000);
+    expect([await status(RIGHT), await status("guess")]).toEqual([200, 401]);
+  });
+
+  it("are no harm to a client that came from there before, and tell nothing of the keys of others", async () => {
+    const { status } = await guarded();
+    expect(await status(RIGHT)).toBe(200);
+    for (let i = 0; i < 3; i++) expect(await status(`guess-${i}`)).toBe(401);
+    expect([await status("guess"), await status(OTHER), await status(RIGHT)]).toEqual([429, 429, 200]);
+  });
+
+  it("count by the /64 of IPv6, and for upgrades, which are told when to come back", async () => {
+    const { url, status } = await guarded();
+    const knock = async (key: string): Promise<string> =>
+      (
+        await sendRaw(
+          url,
+          head(
+            "GET /up",
+            `host: ${new URL(url).host}`,
+            "connection: upgrade",
+            "upgrade: websocket",
+            `authorization: Bearer ${key}`,
+            "x-forwarded-for: 2600::1",
+          ),
+        )
+      ).text;
+    for (let i = 0; i < 3; i++) expect(await knock(`guess-${i}`)).toContain("HTTP/1.1 401");
+    expect(await knock("guess")).toMatch(/^HTTP\/1.1 429 .*\r\nretry-after: 60\r\n/s);
+    expect([await status(RIGHT, "2600::ffff:1"), await status(RIGHT, "2600:0:0:1::1")]).toEqual([429, 200]);
   });
 });
 

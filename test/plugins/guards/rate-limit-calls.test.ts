@@ -1,6 +1,14 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { createNode, type AimoNode, type NodeConfig, type Origin, type Plugin } from "../../../core/index.ts";
+import {
+  AimoError,
+  createNode,
+  type AimoNode,
+  type NodeConfig,
+  type Origin,
+  type Plugin,
+} from "../../../core/index.ts";
 import { rateLimit, type RateLimitOptions } from "../../../plugins/guards/index.ts";
+import { createPlaces } from "../../../plugins/guards/_places.ts";
 import { first } from "../../../plugins/routers/index.ts";
 import { openLocal } from "../../../plugins/stores/_local.ts";
 import type { Store } from "../../../plugins/stores/_store.ts";
@@ -325,6 +333,26 @@ describe("a place comes back once", () => {
     await free(on);
   });
 
+  it("when another plugin skips its provider, and the call goes on with the next one", async () => {
+    const { plugin, asked, go } = busy();
+    const skips: Plugin = {
+      name: "guard-skips",
+      hooks: {
+        "call:attempt": (_, { provider: name }) => {
+          if (name === "fine") throw new AimoError("FORBIDDEN", "Not this one.");
+        },
+      },
+    };
+    const on = await stage([fine, plugin], JUST({ provider: one }), [[], [skips]]);
+    const running = on.ask();
+    await asked;
+    await settle();
+    expect([on.places.given.size, on.places.open.size]).toEqual([2, 1]);
+    go();
+    expect(await running).toBe("ok");
+    expect([...on.places.given.values()]).toEqual([1, 1]);
+  });
+
   it("when another provider was quicker", async () => {
     const on = await stage([provider("slow", silent), fine], JUST({ client: one, provider: one }), [
       [{ name: "router-hedging", router: { select: (targets, _, call) => ((call.hedgeAfter = 100), targets) } }],
@@ -385,6 +413,34 @@ describe("a place comes back once", () => {
     await running;
     expect([on.places.open.size, [...on.places.given.values()], on.runtime.pending]).toEqual([0, [1, 1], 0]);
   });
+});
+
+it("places of thousands of calls are renewed a few at a time, each as often as it must be", async () => {
+  const runtime = createVirtualRuntime();
+  const renewed = new Map<string, number>();
+  let running = 0;
+  let most = 0;
+  const slow = {
+    lease: async () => true,
+    release: async () => undefined,
+    async renew(_: string, id: string) {
+      most = Math.max(most, ++running);
+      await new Promise((resolve) => setImmediate(resolve));
+      running--;
+      renewed.set(id, (renewed.get(id) ?? 0) + 1);
+    },
+  } as unknown as Store;
+  const places = createPlaces(runtime);
+  const taken = await Promise.all(Array.from({ length: 1_000 }, () => places.take(slow, "a", 1_000)));
+  taken[0]?.();
+  for (const times of [1, 2]) {
+    await runtime.advance(5_000);
+    await expect.poll(() => renewed.size === 999 && [...renewed.values()].every((each) => each === times)).toBe(true);
+    await settle();
+  }
+  expect(most).toBe(50);
+  await places.close();
+  expect(runtime.pending).toBe(0);
 });
 
 describe("over two nodes that share a store", () => {

@@ -6,6 +6,7 @@ import { openLocal } from "../../../plugins/stores/_local.ts";
 import type { Store } from "../../../plugins/stores/_store.ts";
 import { provider, whole } from "../../kit/local.ts";
 import { missingRedis, startRedis } from "../../kit/redis.ts";
+import { createVirtualRuntime } from "../../kit/virtual-runtime.ts";
 import { chat, collect, origin } from "../../suites/index.ts";
 
 const noRedis = missingRedis();
@@ -92,6 +93,35 @@ describe("while the store is down", () => {
     expect(passed(await on.ask(5))).toBe(3);
     expect(on.keys.size).toBe(0);
   });
+});
+
+it("what is given back at the end of a minute, and comes late, is not given to the next one", async () => {
+  const runtime = createVirtualRuntime();
+  const local = openLocal({ config: {}, runtime } as unknown as AimoNode);
+  onTestFinished(() => local.close());
+  const slow: Store = {
+    ...local,
+    async count(key, points, seconds) {
+      if (points < 0) await new Promise<void>((resolve) => void runtime.setTimeout(10, resolve));
+      return local.count(key, points, seconds);
+    },
+  };
+  const plugins = [
+    { name: "store-test", provides: ["store"] as const, setup: (face: AimoNode) => face.provide("store", slow) },
+    rateLimit({ client: { requests: 2 } }),
+    provider("one", whole("{}")),
+  ];
+  const node = await createNode({ drain: 0, plugins }, runtime);
+  onTestFinished(() => node.close());
+  const ask = async (n: number): Promise<number> => {
+    const asked = await Promise.all(Array.from({ length: n }, () => collect(node, chat("m"))));
+    return passed(asked.map(({ outcome }) => outcome.status));
+  };
+  expect(await ask(2)).toBe(2);
+  await runtime.advance(59_995);
+  expect(await ask(50)).toBe(0);
+  await runtime.advance(10);
+  expect(await ask(50)).toBe(2);
 });
 
 it("a store learns of clients and providers by a hash alone", async () => {

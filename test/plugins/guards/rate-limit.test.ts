@@ -156,6 +156,26 @@ describe("a provider whose limit is used up", () => {
     expect(texts).toEqual(["one", "one", "two", "two", ""]);
   });
 
+  it("is no try: however many are passed over, the one that has room is asked", async () => {
+    const names = ["one", "two", "three", "four", "five", "six"];
+    const { ask } = await stage(
+      { client: OFF, provider: { requests: 1 } },
+      names.map((name) => provider(name, whole(name))),
+    );
+    const texts: string[] = [];
+    for (let i = 0; i < 7; i++) texts.push((await ask()).text);
+    expect(texts).toEqual([...names, ""]);
+  });
+
+  it("is one of at most 32 that a call passes over, beside its tries", async () => {
+    const many = Array.from({ length: 100 }, (_, i) => provider(`p${i}`, whole("{}")));
+    const { ask, node } = await stage({ client: OFF, provider: { requests: 0 } }, many);
+    let attempts = 0;
+    node.hook("call:end", (call) => void (attempts = call.attempts.length));
+    expect((await ask()).outcome.error?.code).toBe(LIMITED);
+    expect(attempts).toBe(32 + 3);
+  });
+
   it("is 429 for the client when there is no other, and says when to come back", async () => {
     const { ask } = await stage({ client: OFF, provider: { requests: 1 } });
     await ask();
