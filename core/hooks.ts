@@ -65,9 +65,10 @@ export interface NodeHooks {
   "peer:admit": (peer: string, hello: Readonly<Record<string, unknown>>) => Awaitable<void>;
   /**
    * A peer's advert, over whatever way it came, before its signature is checked: after a throw it counts for nothing, and
-   * the peer gets to know the message if it said it itself. Synchronous. Asked again as `peer:admit` is.
+   * the peer gets to know the message if it said it itself. `relay`: the peer that passed it on, and would read the calls.
+   * Synchronous. Asked again as `peer:admit` is.
    */
-  "peer:offer": (peer: string, advert: Readonly<Record<string, unknown>>) => undefined;
+  "peer:offer": (peer: string, advert: Readonly<Record<string, unknown>>, relay?: string) => undefined;
   /** The first link to a peer is up. */
   "peer:join": (peer: string) => void;
   /** The last one is down. */

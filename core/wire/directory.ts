@@ -173,6 +173,15 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     return known.has(peer) ? advert : undefined;
   }
 
+  function counts(advert: Advert, from?: string): boolean {
+    try {
+      judge.ask(advert, from);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
   const directory: Directory = {
     get due() {
       return isDue();
@@ -228,12 +237,9 @@ export function createDirectory(kernel: WireKernel, ends: DirectoryEnds): Direct
     drop,
     forget,
     review() {
-      for (const [peer, { advert }] of [...known])
-        try {
-          judge.ask(advert);
-        } catch {
-          forget(peer);
-        }
+      for (const [peer, { advert, ways }] of [...known])
+        if (!counts(advert)) forget(peer);
+        else for (const way of [...ways.keys()]) if (way !== peer && !counts(advert, way)) drop(peer, way);
     },
     offers: (peer) => (known.get(peer)?.advert.providers.length ?? 0) > 0,
     get peers() {

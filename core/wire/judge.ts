@@ -32,9 +32,10 @@ export function createJudge(
     return true;
   }
 
-  function reasonOf(advert: Advert): AimoError | undefined {
+  function reasonOf(advert: Advert, from: string | undefined): AimoError | undefined {
+    const { peer } = advert;
     try {
-      void hooks.guard("peer:offer", advert.peer, advert);
+      void hooks.guard("peer:offer", peer, advert, from === "" || from === peer ? undefined : from);
       return undefined;
     } catch (cause) {
       const error = AimoError.from(cause);
@@ -47,7 +48,7 @@ export function createJudge(
   return {
     ask(advert, from) {
       const { peer, providers } = advert;
-      const reason = peer === identity.peerId ? undefined : reasonOf(advert);
+      const reason = peer === identity.peerId ? undefined : reasonOf(advert, from);
       if (reason === undefined) return;
       // Who has nothing to offer need not know that it would not be taken.
       if (peer === from && providers.length > 0 && isNews(peer))

@@ -169,7 +169,8 @@ export function trust(options: TrustOptions = {}): Plugin {
         const fresh = presented.read(sent, peer, "proven").filter(({ id }) => guests.get(id) === undefined);
         return fresh.length === 0 ? admit(peer) : redeem(fresh, peer);
       },
-      "peer:offer"(peer, { invites: sent, providers }) {
+      "peer:offer"(peer, { invites: sent, providers }, relay) {
+        if (relay !== undefined && !may(relay, "provide")) throw refusal(relay, "provide");
         if (may(peer, "provide")) return undefined;
         if (!isDenied(peer, "provide"))
           for (const invitation of presented.read(sent, peer))

@@ -107,10 +107,15 @@ describe("a gateway that wants invitations", () => {
     expect(JSON.stringify(gateway.seen)).not.toContain(`${stranger.ready.peerId}/openai`);
   });
 
-  it("takes an invited provider behind a relay", async () => {
+  it("takes an invited provider behind a relay that was invited, too", async () => {
     const upstream = await createUpstream();
     const [data, own] = [dataDir(), dataDir()];
-    const relay = await startConfig(`plugins: [libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }), stream()], relay: true`);
+    await peerOf(data);
+    const guest = await invite(data);
+    const relay = await startConfig(
+      `plugins: [libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] }), stream(), trust({ invites: ["${guest}"] })], relay: true`,
+      { lines: 'import { trust } from "aimo/guards";' },
+    );
     const gateway = await startGateway(["--invited", "--data-dir", data, "--join", relay.ready.listen[0] as string]);
     const stranger = await startProvider(relay, upstream.url);
     await listed(relay, stranger);

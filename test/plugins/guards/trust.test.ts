@@ -503,11 +503,14 @@ test("forged invitations in adverts, which anybody may send in any name, leave r
 });
 
 describe("adverts that come through others", () => {
-  /** A gateway that wants invitations, and a provider, with only a relay between them. */
-  async function apart(invited: (gateway: WiredNode, peer: string) => string[]): Promise<[WiredNode, WiredNode]> {
+  /** A gateway that wants invitations, and a provider, with only a relay between them, which it knows unless it is `strange`. */
+  async function apart(
+    invited: (gateway: WiredNode, peer: string) => string[],
+    strange = false,
+  ): Promise<[WiredNode, WiredNode]> {
     const dataDir = folder();
-    const gateway = await guarded({ provide: { allow: [] } });
     const relay = await wiredNode([], { relay: true });
+    const gateway = await guarded({ provide: { allow: strange ? [] : [relay.node.id] } });
     const invites = invited(gateway, openIdentity(dataDir).peerId);
     const far = await wiredNode([provider("far", whole('{"a":1}'), ["theirs"]), trust({ invites })], { dataDir });
     connect(relay, far);
@@ -532,6 +535,11 @@ describe("adverts that come through others", () => {
     expect(offered(gateway)).toEqual([far.node.id]);
     expect((await collect(gateway.node, chat("theirs"))).text).toBe('{"a":1}');
     expect([...gateway.node.use("trust").invited]).toMatchObject([{ peer: far.node.id }]);
+  });
+
+  test("are not taken of a relay that may offer no models itself: it would read what is asked", async () => {
+    const [gateway] = await apart((from, peer) => [invitation(from, { peer, roles: ["provide"] })], true);
+    expect([offered(gateway), remotes(gateway).length]).toEqual([[], 1]);
   });
 
   test("are not taken with a stolen invitation in them, and it stays good for another", async () => {
@@ -621,9 +629,10 @@ describe("a reload", () => {
     const running = collect(node.node, chat("theirs"));
     await quiet();
     const list = { deny: [relay.node.id] };
-    await reloaded(node, { provide: list, call: list });
+    await reloaded(node, { provide: list, call: {} });
+    expect(offered(node)).toEqual([]);
     const asked = wire.seen.filter(({ message }) => message?.type === Type.REQUEST).length;
-    expect((await collect(node.node, chat("theirs"))).outcome.error?.code).toBe("NETWORK_ERROR");
+    expect((await collect(node.node, chat("theirs"))).outcome.error?.code).toBe("NO_PROVIDER");
     expect(wire.seen.filter(({ message }) => message?.type === Type.REQUEST)).toHaveLength(asked);
     go.resolve();
     expect((await running).text).toBe("done");
