@@ -12,16 +12,22 @@ const alias = [
 
 /** Several processes each, but no timing. */
 const COMMANDS = [
+  "canary",
   "cli",
   "cli-*",
   "clients*",
   "docs",
   "errors",
+  "forerunner",
   "init",
+  "ledger",
   "package",
+  "real-model",
   "receipts",
   "switching",
   "templates",
+  "tracing",
+  "trust",
 ].map((name) => `test/e2e/${name}.test.ts`);
 
 /** Tests of real processes. */

@@ -129,8 +129,9 @@ export async function createNode(config: NodeConfig, runtime: Runtime = systemRu
   function log(level: LogLevel, message: string, fields: LogFields = {}): void {
     const write = find("log");
     if (write) return write(level, message, fields);
-    if (level === "warn" || level === "error")
-      console.error(`aimo: ${message}`, ...(Object.keys(fields).length > 0 ? [fields] : []));
+    if (level !== "warn" && level !== "error") return;
+    const line = message.replaceAll(/[\p{Cc}\p{Cf}]/gu, "\u{FFFD}"); // a stranger's words may be in it
+    console.error(`aimo: ${line}`, ...(Object.keys(fields).length > 0 ? [fields] : []));
   }
 
   function logError(error: AimoError, plugin?: string): void {

@@ -14,20 +14,32 @@ export function createBudget(total: () => number): WireKernel["bodies"] {
 export function createKept(total: () => number, hold: () => number, runtime: Runtime): WireKernel["kept"] {
   const calls = new Map<Parameters<WireKernel["kept"]["add"]>[0], { bytes: number; until: number }>();
   let bytes = 0;
+  let stop: (() => void) | undefined; // one timer for all: most are gone long before
+
+  function expire(): void {
+    const now = runtime.now();
+    for (const [oldest, { until }] of calls) {
+      if (bytes <= total() && until > now) {
+        stop ??= runtime.setTimeout(Math.min(until - now, hold()), () => ((stop = undefined), expire()));
+        break;
+      }
+      oldest.give();
+    }
+  }
+
   const kept: WireKernel["kept"] = {
     add(callee) {
       const { held } = callee;
-      const now = runtime.now();
-      calls.set(callee, { bytes: held, until: now + hold() });
+      calls.set(callee, { bytes: held, until: runtime.now() + hold() });
       bytes += held;
-      for (const [oldest, { until }] of calls) {
-        if (bytes <= total() && until > now) break;
-        oldest.give();
-      }
+      expire();
     },
     delete(callee) {
       bytes -= calls.get(callee)?.bytes ?? 0;
       calls.delete(callee);
+      if (calls.size > 0) return;
+      stop?.();
+      stop = undefined;
     },
   };
   return kept;

@@ -46,6 +46,8 @@ export interface AttachedLink {
   readonly home: Session | undefined;
   /** One side has said BYE. A peer that dies says nothing, and looks like a clean close. */
   readonly parted: boolean;
+  /** Why the peer's new calls are not taken over it, if they are not. */
+  readonly refused: AimoError | undefined;
   /** The plugins are asked anew whether the peer is taken. */
   review(): void;
   /** Tells the peer why, then closes; with `error` at once. */
@@ -116,6 +118,10 @@ export function attach(
     },
     get spent() {
       return attached.suspect || ends.leaving() || admission.parting?.code === "refused";
+    },
+    get refused() {
+      const { code, message } = admission.parting ?? {};
+      return code === "refused" ? new AimoError("FORBIDDEN", message as string, { detail: "forbidden" }) : undefined;
     },
     forward: (other, message) => void forwards.set(other, message),
     tick(late) {
@@ -193,7 +199,7 @@ export function attach(
       const head = decodeHead(Type.HELLO, bytes);
       if (head.peer !== peer) throw malformed("HELLO names another peer than the link");
       stopHello();
-      return admission.ask(head);
+      return admission.ask(head, bytes);
     }
     switch (type) {
       case Type.PING:
@@ -216,7 +222,9 @@ export function attach(
         return end(
           code === "closing"
             ? undefined
-            : new AimoError("NETWORK_ERROR", `the peer closed the link: ${why.slice(0, 200)} (${code.slice(0, 40)})`),
+            : new AimoError("NETWORK_ERROR", `the peer closed the link: ${why.slice(0, 200)} (${code.slice(0, 40)})`, {
+                detail: code.slice(0, 40),
+              }),
         );
       }
       case Type.HELLO:

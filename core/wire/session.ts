@@ -26,7 +26,7 @@ export interface WireKernel extends Kernel {
 
 export interface SessionEnds {
   /** Why a new call of the peer must be refused, if it must; its `detail` is the word of the wire. */
-  refuse(): AimoError | undefined;
+  refuse(link: AttachedLink): AimoError | undefined;
   onDrain(): void;
   /** A reply that came through this peer is not what its provider signed. */
   onLie(provider: string): void;
@@ -87,7 +87,7 @@ export function createSession(peer: string, kernel: WireKernel, own: CallNumbers
     const twin = callees.get(number);
     if (twin && twin.link !== link && twin.again(link, head.attempt ?? 0)) return;
     if (!seen.add(number)) return;
-    const refusal = looped(head) ?? ends.refuse();
+    const refusal = looped(head) ?? ends.refuse(link);
     if (refusal) {
       const word = refusal.data.detail ?? "busy";
       return link.outbox.control(encodeHead(Type.ERROR, 0, number, errorHead(refusal, word)));

@@ -133,14 +133,14 @@ export function createSessions(kernel: WireKernel, load: () => number, transport
   }
 
   /** Why a peer's new call must be refused, if it must. */
-  function refuse(peer: string): AimoError | undefined {
-    if (!closing) return peers.refuse(peer, settings.limits.callsPerPeer);
+  function refuse(peer: string, { refused }: AttachedLink): AimoError | undefined {
+    if (!closing) return refused ?? peers.refuse(peer, settings.limits.callsPerPeer);
     return new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter: 1_000, detail: "draining" });
   }
 
   function begin(peer: string, own: CallNumbers): Session {
     const session: Session = createSession(peer, kernel, own, {
-      refuse: () => refuse(peer),
+      refuse: (link) => refuse(peer, link),
       onDrain: () => void (peers.newest(peer) ?? directory.forget(peer)),
       onIdle: () => answered?.(),
       onLie(provider) {

@@ -8,7 +8,7 @@ import { newId } from "./_answer.ts";
 import { isEvents, type Client } from "./_client.ts";
 import { parse } from "./_exchange.ts";
 import type { Form, Wish } from "./_form.ts";
-import type { Seat } from "./_kept.ts";
+import type { Kept, Seat } from "./_kept.ts";
 import type { Line } from "./_line.ts";
 import { isMessageFrame, messageFrame } from "./_message-frame.ts";
 import { plain } from "./_plain.ts";
@@ -88,7 +88,12 @@ export function createCalls(
     const refusal = refuse(wish.key);
     if (refusal) line.say(form.refusal(refusal, open.has(wish.key) ? "null" : wish.key, node), true);
     else if (wish.kind === "call") void run(wish);
-    else resume(wish);
+    else void resume(wish, form);
+  }
+
+  function remove(key: string): void {
+    open.delete(key);
+    if (open.size === 0 && retiring) line.close(GOING_AWAY, "The node is closing.");
   }
 
   function refuse(key: string): AimoError | undefined {
@@ -114,8 +119,7 @@ export function createCalls(
     let here = true;
     const out = (): void => {
       here = false;
-      open.delete(key);
-      if (open.size === 0 && retiring) line.close(GOING_AWAY, "The node is closing.");
+      remove(key);
     };
     const over = (): void => {
       for (const then of left.splice(0)) then();
@@ -165,37 +169,51 @@ export function createCalls(
     const from: Origin = { ...origin };
     const told: { receipt?: Receipt | undefined } = {};
     const controller = new AbortController();
+    let kept: Kept | undefined;
     const offset = wish.keeps ? { offset: 0 } : {};
     const seat = place(wish, requestId, () => kept?.forget(), {
       ...offset,
       receipt: () => told.receipt,
     });
-    const kept = wish.keeps ? keep(node, from, requestId, seat) : undefined;
-    if (!kept) seat.left(() => controller.abort(new AimoError("CANCELLED", "The client left.")));
-    const to = kept ?? seat.client;
+    seat.left(() => (kept ? undefined : controller.abort(new AimoError("CANCELLED", "The client left."))));
     try {
       // Each call on its own: a key may have been taken back since the socket was opened.
       await node.admit(from, "call");
+      // Only now it is known whose it is.
+      if (wish.keeps && !controller.signal.aborted) kept = keep(node, from, requestId, seat);
       const signal = kept?.signal ?? controller.signal;
+      const to = kept ?? seat.client;
       const sink = toSink(to, kept !== undefined, told);
       await node.open({ ...wish.request, requestId }, sink, { ...wish.from, origin: from, signal });
       to.cut(); // one that was cancelled has no end
     } catch (cause) {
-      to.refuse(AimoError.from(cause));
+      (kept ?? seat.client).refuse(AimoError.from(cause));
     }
     seat.over();
   }
 
-  function resume(wish: Extract<Wish, { kind: "resume" }>): void {
-    const kept = findReply(node, origin, wish.id);
-    kept.attach(wish.offset, (head) => {
-      const seat: Place = place(wish, wish.id, () => kept.forget(), {
-        offset: wish.offset,
-        ended: () => node.runtime.turn(() => seat.over()), // when the one who told the end is done
+  async function resume(wish: Extract<Wish, { kind: "resume" }>, form: Form): Promise<void> {
+    const from: Origin = { ...origin };
+    let cancelled: AimoError | undefined;
+    let left = false;
+    const waiting: Open = { cancel: (error) => void (cancelled = error), leave: () => void (left = true) };
+    open.set(wish.key, waiting);
+    try {
+      await node.admit(from, "call");
+      const kept = left ? undefined : findReply(node, from, wish.id);
+      kept?.attach(wish.offset, (head) => {
+        const seat: Place = place(wish, wish.id, () => kept.forget(), {
+          offset: wish.offset,
+          ended: () => node.runtime.turn(() => seat.over()), // when the one who told the end is done
+        });
+        seat.client.begin(head);
+        return seat;
       });
-      seat.client.begin(head);
-      return seat;
-    });
+      if (cancelled) open.get(wish.key)?.cancel(cancelled);
+    } catch (cause) {
+      line.say(form.refusal(AimoError.from(cause), wish.key, node), true);
+    }
+    if (open.get(wish.key) === waiting) remove(wish.key);
   }
 
   return {

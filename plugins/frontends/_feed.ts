@@ -6,12 +6,15 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Target } from "../../core/parts.ts";
 import { createClient } from "./_client.ts";
 import { parseQuery } from "./_exchange.ts";
+import { admitAgain } from "./_sees-all.ts";
 import type { Exchange } from "./http.ts";
 
 /** Events that are kept for listeners that come back, and that may wait for one that is behind; bytes of them. */
 const KEPT = 1_000;
 const KEPT_BYTES = 1_048_576;
 const LISTENERS = 100;
+/** How often it is asked whether a listener still may: it may outlive its key. ms */
+const REVIEW = 5_000;
 /** Names come from clients and peers. */
 const NAME = 256;
 
@@ -96,17 +99,25 @@ export function createFeed(): Feed {
     };
   }
 
+  function present(): AimoNode {
+    if (node) return node;
+    throw new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter: 5_000 });
+  }
+
   function listen({ req, res, origin }: Exchange, all: boolean, keepAlive: number): void {
-    if (node === undefined) throw new AimoError("OVERLOADED", "The node is shutting down.", { retryAfter: 5_000 });
+    const face = present();
     if (listeners.size >= LISTENERS)
       throw new AimoError("OVERLOADED", `${LISTENERS} listen already, more may not.`, { retryAfter: 5_000 });
     const { types } = parseQuery(req, feedQuery);
     const id = req.headers["last-event-id"];
     const { missed, rest } = id === undefined ? { missed: 0, rest: [] } : since(String(id));
-    const client = createClient(node, res, Buffer.from(node.runtime.randomBytes(16)).toString("hex"), keepAlive);
+    if (res.destroyed) return; // its end would not be heard any more
+    const client = createClient(face, res, Buffer.from(face.runtime.randomBytes(16)).toString("hex"), keepAlive);
+    const scope = all && face.find("auth") !== undefined ? "admin" : "read";
     const queue: Told[] = [];
     let queued = 0;
     let behind = false;
+    let stop = (): void => undefined;
 
     const me = {
       push(told: Told): void {
@@ -131,8 +142,23 @@ export function createFeed(): Feed {
       });
     }
 
-    function end(bytes: Uint8Array): void {
+    /** Who is refused now hears why when he comes back. */
+    function review(): void {
+      stop = face.runtime.setTimeout(REVIEW, () =>
+        admitAgain(face, origin, scope).then(
+          () => void (listeners.has(me) && review()),
+          () => void (listeners.has(me) && me.end()),
+        ),
+      );
+    }
+
+    function leave(): void {
       listeners.delete(me);
+      stop();
+    }
+
+    function end(bytes: Uint8Array): void {
+      leave();
       queue.length = 0;
       client.end(bytes, true);
     }
@@ -140,9 +166,10 @@ export function createFeed(): Feed {
     client.begin({ status: 200, headers: {}, contentType: "text/event-stream" });
     write(Buffer.from("retry: 1000\n\n"));
     if (missed !== 0) write(dropped(missed));
-    res.once("close", () => listeners.delete(me));
+    res.once("close", leave);
     rest.forEach(me.push);
     listeners.add(me);
+    review();
   }
 
   return {

@@ -2,14 +2,12 @@ import type { Origin } from "../../core/call.ts";
 import { AimoError } from "../../core/error.ts";
 import type { RequestFrame } from "../../core/frame.ts";
 import type { Target } from "../../core/parts.ts";
-import { membersOf } from "../providers/_members.ts";
-import { fieldOf, isMultipart } from "../providers/_multipart.ts";
 import { matchesAny } from "../routers/_glob.ts";
+import { namesModel } from "./_named-model.ts";
 
 /** Below a provider's URL, what frontends ask for by themselves; any other path may name a model of its own. */
 const FILES = /^files(\/[^/?]+(\/content)?)?(\?|$)/;
 const MESSAGES = /^messages(\/count_tokens)?(\?|$)/;
-const QUOTE = 0x22;
 
 /** May the client call this model, as far as its allowance says? */
 export function mayCall({ allowance }: Origin, model: string): boolean {
@@ -25,7 +23,7 @@ export function checkModels(origin: Origin, request: Readonly<RequestFrame>): vo
   const { model, fallbacks = [] } = request;
   for (const name of model === undefined ? fallbacks : [model, ...fallbacks])
     if (!mayCall(origin, name)) throw forbidden(`may not call the model ${JSON.stringify(name.slice(0, 200))}`);
-  if (!isOfFiles(request) && !namesModel(request))
+  if (!isOfFiles(request) && !isWritten(request))
     throw forbidden("is for some models alone, so that the JSON or form of each request must name its model");
 }
 
@@ -39,17 +37,10 @@ function isOfFiles({ type, model, endpoint = "" }: Readonly<RequestFrame>): bool
   return type === "openai.files" && model === undefined && FILES.test(endpoint);
 }
 
-/**
- * Where a body names its model, the provider's adapter writes in the one that was routed: whatever it said is of no account.
- * A type that could be read as JSON and as a form is neither.
- */
-function namesModel({ model, endpoint, contentType, body }: Readonly<RequestFrame>): boolean {
-  if (model === undefined || (endpoint !== undefined && !MESSAGES.test(endpoint))) return false;
-  if (isMultipart(contentType)) return !/json/i.test(contentType) && fieldOf(body, contentType, "model") !== undefined;
-  if (!/^application\/([\w.-]+\+)?json\s*(;|$)/i.test(contentType)) return false;
-  const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength);
-  for (const { key, valueStart } of membersOf(bytes)) if (key === "model" && bytes[valueStart] === QUOTE) return true;
-  return false;
+/** In a body that names it, and under no path of its own. */
+function isWritten(request: Readonly<RequestFrame>): boolean {
+  const { model, endpoint } = request;
+  return model !== undefined && (endpoint === undefined || MESSAGES.test(endpoint)) && namesModel(request);
 }
 
 function forbidden(why: string): AimoError {

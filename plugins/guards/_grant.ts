@@ -6,7 +6,10 @@ const count = z.number().int().positive();
 
 /** Unix ms, or a date that `Date` can read. */
 const moment = z
-  .union([z.number().int().positive(), z.string().refine((text) => !Number.isNaN(Date.parse(text)), "must be a date")])
+  .union(
+    [z.number().int().positive(), z.string().refine((text) => !Number.isNaN(Date.parse(text)))],
+    "must be a date, or Unix ms",
+  )
   .transform((when) => (typeof when === "string" ? Date.parse(when) : when));
 
 /** What a key may do, as configs and admins say it. */

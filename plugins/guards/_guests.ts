@@ -56,16 +56,25 @@ export async function openGuests(node: AimoNode): Promise<Guests> {
     return prefixStorage(store.now.values, "trust");
   }
 
-  function keep(guest: Guest): Guest {
-    if (!guests.has(guest.id) && guests.size >= MOST)
+  /** What is revoked stays so, whatever was read before. */
+  function keep(given: Guest): Guest {
+    const before = guests.get(given.id);
+    if (before === undefined && guests.size >= MOST)
       throw new AimoError("OVERLOADED", "This node keeps as many invitations as it can.", { retryAfter: 60_000 });
+    const guest = before?.revoked ? { ...given, revoked: true } : given;
+    // Two nodes may have bound it to two peers while the store was down.
+    if (before && before.peer !== guest.peer) leave(before);
     guests.set(guest.id, guest);
     if (guest.peer !== undefined) byPeer.set(guest.peer, (byPeer.get(guest.peer) ?? new Set()).add(guest.id));
     return guest;
   }
 
-  function forget({ id, peer = "" }: Guest): void {
-    guests.delete(id);
+  function forget(guest: Guest): void {
+    guests.delete(guest.id);
+    leave(guest);
+  }
+
+  function leave({ id, peer = "" }: Guest): void {
     byPeer.get(peer)?.delete(id);
     if (byPeer.get(peer)?.size === 0) byPeer.delete(peer);
   }
@@ -89,28 +98,31 @@ export async function openGuests(node: AimoNode): Promise<Guests> {
     }
   }
 
-  /** One node at a time, or two could bind it to two peers. */
-  async function bind(invitation: Invitation, peer: string): Promise<Guest | undefined> {
-    const key = `trust:${invitation.id}`;
+  /** One node at a time, or two could bind it to two peers, or bind what is being revoked. Nothing while another one does. */
+  async function write(id: string, next: (known: Guest | undefined) => Guest): Promise<Guest | undefined> {
+    const key = `trust:${id}`;
     const by = Buffer.from(node.runtime.randomBytes(8)).toString("hex");
     if (!(await store.now.lease(key, by, 1, LOCK))) return undefined;
     try {
-      const known = await read(invitation.id);
-      if (known) return known;
-      const guest = toGuest(invitation, peer);
-      await values().setItem(guest.id, guest);
+      const known = await read(id);
+      const guest = next(known);
+      if (guest !== known) await values().setItem(id, guest);
       return keep(guest);
     } finally {
       await store.now.release(key, by).catch(() => undefined);
     }
   }
 
+  /** What was revoked or redeemed meanwhile stays so. */
+  const bind = (invitation: Invitation, peer: string): Promise<Guest | undefined> =>
+    write(invitation.id, (known) => known ?? guests.get(invitation.id) ?? toGuest(invitation, peer));
+
   async function readAll(): Promise<boolean> {
     const before = JSON.stringify([...guests.values()]);
     const there = new Set(await values().getKeys());
     for (const id of there) await read(id);
     // What was taken while the store was down.
-    for (const guest of guests.values()) if (!there.has(guest.id)) await values().setItem(guest.id, guest);
+    for (const guest of guests.values()) if (!there.has(guest.id)) await write(guest.id, (known) => known ?? guest);
     return JSON.stringify([...guests.values()]) !== before;
   }
 
@@ -122,7 +134,13 @@ export async function openGuests(node: AimoNode): Promise<Guests> {
     get all() {
       return guests.values();
     },
-    load: async () => void (await (loaded ??= unlessDown(readAll, () => false))),
+    async load() {
+      loaded ??= unlessDown(readAll, () => false);
+      await loaded.catch((error: unknown) => {
+        loaded = undefined;
+        throw error;
+      });
+    },
     async enter(invitation, peer) {
       while (entering.has(invitation.id)) await entering.get(invitation.id)?.catch(() => undefined);
       const known = guests.get(invitation.id);
@@ -135,22 +153,24 @@ export async function openGuests(node: AimoNode): Promise<Guests> {
       try {
         const guest = await done;
         if (guest) return guest;
-        throw new AimoError("OVERLOADED", "The invitation is being redeemed right now.", { retryAfter: 1_000 });
+        throw busy();
       } finally {
         entering.delete(invitation.id);
       }
     },
     note(invitation, peer) {
-      const guest = keep(toGuest(invitation, peer));
-      values()
-        .setItem(guest.id, guest)
-        .catch(() => undefined); // the next `sweep` does
+      keep(toGuest(invitation, peer));
+      bind(invitation, peer).then(
+        (guest) => guest?.revoked && node.review(),
+        () => undefined, // the next `sweep` does
+      );
     },
     async revoke(id, until) {
       await self.load();
-      const known = guests.get(id) ?? { id, roles: [], until };
-      const guest = keep({ ...known, revoked: true });
-      await values().setItem(id, guest);
+      const revoked = (known: Guest = { id, roles: [], until, revoked: true }): Guest => ({ ...known, revoked: true });
+      keep(revoked(guests.get(id)));
+      await entering.get(id)?.catch(() => undefined);
+      if (!(await write(id, revoked))) throw busy();
     },
     async sweep() {
       const now = node.runtime.now();
@@ -167,4 +187,8 @@ export async function openGuests(node: AimoNode): Promise<Guests> {
     close: () => store.close(),
   };
   return self;
+}
+
+function busy(): AimoError {
+  return new AimoError("OVERLOADED", "The invitation is being redeemed right now.", { retryAfter: 1_000 });
 }

@@ -53,13 +53,13 @@ const RESETS = { day: "daily", month: "monthly", ever: null } as const;
 /** With the names that OpenRouter's clients read: `label`, `limit`, `limit_reset`, `rate_limit`. */
 function showOwn(origin: Origin, keys: KeyService): object {
   const { client = "", allowance = {} } = origin;
-  const { name = client, scopes = ["call"], expires = null } = keys.of(origin) ?? {};
+  const key = keys.of(origin);
   const { budget, limits } = allowance;
   return {
-    label: name,
+    label: key?.name ?? client,
     client,
-    scopes,
-    expires,
+    // Of another guard's keys and tokens nobody here knows.
+    ...(key && { scopes: key.scopes, expires: key.expires }),
     ...allowance,
     limit: budget?.usd ?? null,
     limit_reset: budget ? RESETS[budget.per] : null,
@@ -112,8 +112,8 @@ const about = {
     summary: "What your own key may do",
     answers: {
       200: {
-        description: "Its name, scopes, models, limits and budget.",
-        content: json(z.object({ data: z.looseObject({ label: z.string(), scopes: z.array(z.string()) }) })),
+        description: "Its name, models, limits and budget; of a key of `apiKeys()` scopes and end, too.",
+        content: json(z.object({ data: z.looseObject({ label: z.string(), scopes: z.array(z.string()).optional() }) })),
       },
     },
   },

@@ -6,13 +6,17 @@ import { isSigned, readInvitation, type Invitation } from "./_invitation.ts";
 export const MOST = 4;
 /** Signatures that are checked in a second, of all peers: each costs about 0.1 ms. */
 const CHECKS = 200;
+/** Of these, for adverts: who sent them is not known yet. */
+const UNPROVEN = 100;
+/** Of these, for one peer: others come with invitations, too. */
+const OF_ONE = 2 * MOST;
 /** Peers of which it is known what was wrong. */
 const KEPT = 1_000;
 
 /** Looks at what peers come with. */
 export interface Presented {
-  /** Those of a HELLO or an advert that are good for this peer, redeemed or not. Never throws. */
-  read(sent: unknown, peer: string): Invitation[];
+  /** Those of a HELLO (`proven`) or an advert that are good for this peer, redeemed or not. Never throws. */
+  read(sent: unknown, peer: string, proven?: "proven"): Invitation[];
   /** What was wrong the last time, as a part of a sentence. */
   why(peer: string): string | undefined;
   wrong(peer: string, why: string): void;
@@ -24,16 +28,24 @@ export function createPresented(node: AimoNode, guests: Guests, counts: (issuer:
   const whys = new Map<string, string>();
   let second = 0;
   let checks = 0;
+  const ofEach = new Map<string, number>();
 
-  function mayCheck(): boolean {
+  function mayCheck(peer: string, proven: boolean): boolean {
     const now = Math.floor(node.runtime.now() / 1_000);
-    if (now !== second) checks = 0;
+    if (now !== second) {
+      checks = 0;
+      ofEach.clear();
+    }
     second = now;
-    return ++checks <= CHECKS;
+    const its = proven ? (ofEach.get(peer) ?? 0) : 0;
+    if (checks >= (proven ? CHECKS : UNPROVEN) || its >= OF_ONE) return false;
+    checks++;
+    if (proven) ofEach.set(peer, its + 1);
+    return true;
   }
 
   /** Cheap things first. */
-  function flaw(invitation: Invitation | undefined, peer: string): string | undefined {
+  function flaw(invitation: Invitation | undefined, peer: string, proven: boolean): string | undefined {
     if (invitation === undefined) return "what was sent is none";
     const known = guests.get(invitation.id);
     if (!counts(invitation.issuer)) return "the one that was sent is of a node that has none to give here";
@@ -42,12 +54,12 @@ export function createPresented(node: AimoNode, guests: Guests, counts: (issuer:
     if (known?.revoked) return "the one that was sent was revoked";
     if ((known?.peer ?? peer) !== peer) return "the one that was sent was redeemed by another node";
     if (known) return undefined;
-    if (!mayCheck()) return "too many are being checked now";
+    if (!mayCheck(peer, proven)) return "too many are being checked now";
     return isSigned(invitation, node.identity) ? undefined : "the one that was sent is not signed by its issuer";
   }
 
   const self: Presented = {
-    read(sent, peer) {
+    read(sent, peer, proven) {
       if (sent === undefined) return [];
       whys.delete(peer);
       if (!Array.isArray(sent) || sent.length > MOST) {
@@ -56,7 +68,7 @@ export function createPresented(node: AimoNode, guests: Guests, counts: (issuer:
       }
       return sent.flatMap((token: unknown) => {
         const invitation = readInvitation(token);
-        const why = flaw(invitation, peer);
+        const why = flaw(invitation, peer, proven === "proven");
         if (why !== undefined) self.wrong(peer, why);
         return invitation !== undefined && why === undefined ? [invitation] : [];
       });

@@ -83,6 +83,7 @@ export function trust(options: TrustOptions = {}): Plugin {
   let node: AimoNode;
   let guests: Guests;
   let stopSweep = (): void => undefined;
+  let isClosed = false;
   const logged = new Map<string, number>();
   let presented: Presented;
 
@@ -127,6 +128,7 @@ export function trust(options: TrustOptions = {}): Plugin {
       presented.read(
         invitations.map(({ token }) => token),
         peer,
+        "proven",
       );
     } catch (error) {
       presented.wrong(peer, `the one that was sent cannot be looked up now (${AimoError.from(error).code})`);
@@ -138,12 +140,14 @@ export function trust(options: TrustOptions = {}): Plugin {
     if (!ROLES.some((role) => may(peer, role))) throw refusal(peer, "call");
   }
 
-  function sweep(): void {
-    stopSweep = node.runtime.setTimeout(SWEEP, sweep);
-    guests.sweep().then(
-      (news) => news && node.review(),
-      () => undefined,
-    );
+  /** One after the other: a store may be slow. */
+  function sweepLater(): void {
+    stopSweep = node.runtime.setTimeout(SWEEP, async () => {
+      const isNews = await guests.sweep().catch(() => false);
+      if (isClosed) return;
+      if (isNews) node.review();
+      sweepLater();
+    });
   }
 
   return {
@@ -154,13 +158,15 @@ export function trust(options: TrustOptions = {}): Plugin {
       "peer:greet"(said, peer) {
         // Without a name in it, it is a secret between its issuer and whoever has it.
         const fit = own.filter((each) => each.peer === node.id || (each.peer === undefined && each.issuer === peer));
-        const first = fit.toSorted((a, b) => Number(b.issuer === peer) - Number(a.issuer === peer)).slice(0, MOST);
+        const order = (a: Invitation, b: Invitation): number =>
+          Number(b.issuer === peer) - Number(a.issuer === peer) || b.until - a.until;
+        const first = fit.toSorted(order).slice(0, MOST);
         if (first.length > 0) said["invites"] = first.map(({ token }) => token);
       },
       "peer:admit"(peer, { invites: sent }) {
         if (ROLES.every((role) => may(peer, role) || isDenied(peer, role))) return admit(peer);
         presented.forget(peer);
-        const fresh = presented.read(sent, peer).filter(({ id }) => guests.get(id) === undefined);
+        const fresh = presented.read(sent, peer, "proven").filter(({ id }) => guests.get(id) === undefined);
         return fresh.length === 0 ? admit(peer) : redeem(fresh, peer);
       },
       "peer:offer"(peer, { invites: sent, providers }) {
@@ -179,6 +185,7 @@ export function trust(options: TrustOptions = {}): Plugin {
     },
     async setup(face) {
       node = face;
+      isClosed = false;
       guests = await openGuests(node);
       presented = createPresented(node, guests, counts);
       if (isRestricted(lists)) await guests.load();
@@ -199,7 +206,7 @@ export function trust(options: TrustOptions = {}): Plugin {
           return id;
         },
       });
-      stopSweep = node.runtime.setTimeout(SWEEP, sweep);
+      sweepLater();
     },
     async update({ options: next }) {
       const others = next as typeof shown;
@@ -211,6 +218,7 @@ export function trust(options: TrustOptions = {}): Plugin {
       return true;
     },
     async close() {
+      isClosed = true;
       stopSweep();
       await guests?.close();
     },

@@ -1,6 +1,9 @@
 import { membersOf } from "./_members.ts";
 import { fieldsOf, isMultipart } from "./_multipart.ts";
 
+/** Servers in Go look at no case: the last one counts there, however it is written. */
+const MODEL = /^model$/i;
+
 /** Other bytes instead of those from `start` to before `end`. */
 interface Edit {
   readonly start: number;
@@ -48,7 +51,7 @@ function* editsOfJson(bytes: Buffer, model: string | undefined, without: readonl
       return yield { start: members[lastKept]?.valueEnd ?? start, end, text: "" };
     }
     if (without.includes(key)) yield { start, end: (members[i + 1] as { start: number }).start, text: "" };
-    else if (key === "model" && wanted !== undefined && bytes[valueStart] === 0x22)
+    else if (MODEL.test(key) && wanted !== undefined && bytes[valueStart] === 0x22)
       if (bytes.toString("utf8", valueStart, valueEnd) !== wanted)
         yield { start: valueStart, end: valueEnd, text: wanted };
   }

@@ -14,8 +14,6 @@ import { muxer } from "./_muxer.ts";
 /** ms. The first try again is at once, then 250 ms doubling, with jitter, up to this: a node that is back is found within 5 s. */
 const REDIAL_MAX = 3_000;
 const REDIAL_FIRST = 250;
-/** A connection that ends sooner is no success: who refuses this node hangs up at once. ms */
-const BRIEF = 1_000;
 /** After so long without a connection a peer is forgotten. ms */
 const FORGET = 30_000;
 /** ms that changes of the protocols are collected before peers are told. */
@@ -121,7 +119,7 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
   const controller = new AbortController();
   let peer: string | undefined;
   let delay = 0;
-  let since = 0;
+  let refused = false; // by a node that hangs up again: it is not dialled at once
   let failed = false;
   let cancel: () => void = () => undefined;
 
@@ -134,7 +132,6 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
       const late = AbortSignal.timeout(node.config.timeouts.connect);
       const connection = await host.dial(multiaddr(to), { signal: AbortSignal.any([controller.signal, late]) });
       peer = connection.remotePeer.toString();
-      since = runtime.now();
       if (failed) log("info", "joined again", { address: to });
       failed = false;
       if (connection.status !== "open") again();
@@ -151,15 +148,20 @@ export function stayConnected(node: AimoNode, host: Libp2p, to: string): () => v
   const left = (event: CustomEvent<{ toString(): string }>): void => {
     if (event.detail.toString() === peer && !controller.signal.aborted) {
       peer = undefined;
-      if (runtime.now() - since > BRIEF) delay = 0;
+      if (!refused) delay = 0;
+      refused = false;
       again();
     }
   };
   host.addEventListener("peer:disconnect", left);
+  const unhook = node.hook("link:down", (by, _, error) => {
+    if (by === peer && error?.data.detail === "refused") refused = true;
+  });
   void dial();
   return () => {
     controller.abort();
     cancel();
+    unhook();
     host.removeEventListener("peer:disconnect", left);
   };
 }

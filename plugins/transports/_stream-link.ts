@@ -1,3 +1,4 @@
+import { setTimeout as pause } from "node:timers/promises";
 import type { Connection, Stream } from "@libp2p/interface";
 import { AimoError } from "../../core/error.ts";
 import type { Link, LinkEvents, Wait } from "../../core/parts.ts";
@@ -60,7 +61,10 @@ export function createLink(
       const done = raw
         .close({ signal: AbortSignal.timeout(LINGER) })
         .then(undefined, () => raw.abort(new Error("closing")));
-      if (error && !which.single) void done.finally(() => connection.abort(error));
+      if (error === undefined || which.single) return;
+      // libp2p throws away what a peer has not read when its connection goes: one that is refused is to know why.
+      const told = error.code === "FORBIDDEN" ? Promise.race([ended, pause(LINGER, undefined, { ref: false })]) : done;
+      void told.finally(() => connection.abort(error));
     },
   };
 

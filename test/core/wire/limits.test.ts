@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { MAX_CHUNK, openIdentity, type Handler, type Outcome, type RequestFrame } from "../../../core/index.ts";
 import { makeAdvert } from "../../../core/wire/advert.ts";
 import { encodeHead, encodeMessage, Flag, Type, type Message } from "../../../core/wire/codec.ts";
@@ -236,7 +236,7 @@ describe("numbers of calls", () => {
 
   test("RESUME is answered: expired for a known number, unknown for another", async () => {
     const { peer } = await hostile();
-    peer.send(ask(1, { flags: Flag.LAST }), encodeHead(Type.CANCEL, Flag.OPENER, 1, { reason: "x" }));
+    peer.send(ask(1, { flags: Flag.LAST, holdMs: 10_000 }), encodeHead(Type.CANCEL, Flag.OPENER, 1, { reason: "x" }));
     await quiet();
     peer.send(
       encodeMessage(Type.DONE, Flag.OPENER, 1),
@@ -855,4 +855,32 @@ test("a peer that resumes without end gets ten windows again, then the call is o
   expect(bytes).toBeLessThan(11 * 262_144);
   expect(errorOf(peer, 1)?.code).toBe("call_expired");
   expect([peer.closed, [...node.node.calls]]).toEqual([undefined, []]);
+});
+
+test("what a peer says becomes one line of the log, and nothing that a terminal obeys", async () => {
+  const lines = vi.spyOn(console, "error").mockReturnValue();
+  const { peer } = await hostile();
+  peer.say("ADVERT", { body: { refused: "\u001B[2J\rno\naimo: all is well" } });
+  await quiet();
+  expect(lines.mock.calls.map(([line]) => line as string)).toEqual([
+    expect.stringMatching(/does not take what this node offers: \uFFFD\[2J\uFFFDno\uFFFDaimo: all is well$/),
+  ]);
+  lines.mockRestore();
+});
+
+test("an answer that nobody says to have is kept for `timeouts.hold`, also where no other call comes", async () => {
+  const { peer, node } = await hostile(silent, { timeouts: { hold: 10_000 } });
+  peer.send(ask(1, { flags: Flag.LAST, holdMs: 10_000 }), encodeHead(Type.CANCEL, Flag.OPENER, 1, { reason: "x" }));
+  await quiet();
+  const resume = async (): Promise<unknown> => {
+    peer.send(encodeHead(Type.RESUME, Flag.OPENER, 1, { limit: 262_144, attempt: 1 }));
+    await quiet();
+    return peer.of(Type.ERROR).filter(({ body }) => decodeHead(Type.ERROR, body).code === "call_expired").length;
+  };
+  expect(await resume()).toBe(0);
+  for (let i = 0; i < 11; i++) {
+    await node.runtime.advance(1_000);
+    peer.say("PING", { body: Buffer.alloc(8) });
+  }
+  expect(await resume()).toBe(1);
 });

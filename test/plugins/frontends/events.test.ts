@@ -1,6 +1,14 @@
 import { request as requestHttp, type IncomingMessage } from "node:http";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { AimoError, createNode, type AimoNode, type NodeConfig, type Plugin } from "../../../core/index.ts";
+import {
+  AimoError,
+  createNode,
+  systemRuntime,
+  type AimoNode,
+  type NodeConfig,
+  type Plugin,
+  type Runtime,
+} from "../../../core/index.ts";
 import { aimoApi, http, openaiApi } from "../../../plugins/frontends/index.ts";
 import { apiKeys, walletKeys } from "../../../plugins/guards/index.ts";
 import { memory } from "../../../plugins/transports/index.ts";
@@ -28,12 +36,14 @@ interface Listener {
   leave(): void;
 }
 
-async function start(plugins: readonly Plugin[], config: Partial<NodeConfig> = {}, options = {}) {
-  const node = await createNode({
-    plugins: [http({ port: 0 }), openaiApi(), aimoApi(options), ...plugins],
-    drain: 0,
-    ...config,
-  });
+async function start(
+  plugins: readonly Plugin[],
+  config: Partial<NodeConfig> = {},
+  options = {},
+  runtime: Runtime = systemRuntime,
+) {
+  const all = [http({ port: 0 }), openaiApi(), aimoApi(options), ...plugins];
+  const node = await createNode({ plugins: all, drain: 0, ...config }, runtime);
   onTestFinished(() => node.close());
   const { url } = node.use("http");
   return {
@@ -217,6 +227,50 @@ describe("GET /v1/events", () => {
     expect(names(await first.rest())).not.toContain("config:change");
     expect(names(await third.rest())).toContain("config:change");
     expect((await listen()).status).toBe(401);
+  });
+
+  it("ends for who may not listen any more, and for nobody else", async () => {
+    const reviews = new Set<() => void>();
+    let ahead = 0;
+    const runtime: Runtime = {
+      ...systemRuntime,
+      now: () => systemRuntime.now() + ahead,
+      setTimeout(ms, then) {
+        if (ms !== 5_000) return systemRuntime.setTimeout(ms, then);
+        reviews.add(then);
+        return () => void reviews.delete(then);
+      },
+    };
+    const [one, admin] = ["sk-of-client-one", "sk-of-the-admin"];
+    const { listen, ask, node } = await start(
+      [apiKeys({ keys: [one], admin: [admin] }), provider("p", whole("1"))],
+      {},
+      {},
+      runtime,
+    );
+    const as = (key: string): Promise<Listener> => listen("", { authorization: `Bearer ${key}` });
+    const keys = node.use("keys");
+    const revoked = await keys.create({ name: "revoked", scopes: ["admin"] }, "me");
+    const rotated = await keys.create({ name: "rotated" }, "me");
+    const expiring = await keys.create(
+      { name: "expiring", scopes: ["read"], expires: Math.round(runtime.now()) + 7_000 },
+      "me",
+    );
+    const gone = await Promise.all([as(revoked.key), as(rotated.key), as(expiring.key)]);
+    const here = await Promise.all([as(one), as(admin)]);
+    await keys.revoke(revoked.id);
+    const { key } = await keys.rotate(rotated.id);
+    ahead = 10_000;
+    const due = [...reviews];
+    reviews.clear();
+    for (const review of due) review();
+    for (const listener of gone) await listener.rest();
+    expect([due.length, reviews.size]).toEqual([5, 2]);
+    const id = await ask(one);
+    for (const listener of [...here, await as(key)]) expect(listener.status).toBe(200);
+    for (const listener of here) expect((await listener.until(is("call:end"))).at(-1)?.data["id"]).toBe(id);
+    for (const listener of gone) expect(listener.text).not.toContain(id);
+    expect((await as(revoked.key)).status).toBe(401);
   });
 
   it("tells a client whose wallet signed its key no calls of others: nobody made it an admin", async () => {

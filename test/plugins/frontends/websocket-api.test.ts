@@ -519,10 +519,33 @@ describe("a client that comes back", () => {
     expect(codeOf(ended(await two.whole(1)))).toBe("call_not_found");
     one.send({ id: 1, resume: id, offset: 1_000_000 });
     expect(codeOf(ended(await one.whole(1)))).toBe("call_not_found");
-    // The key counts however it came.
+    // The key counts however it came, and over HTTP, too.
     const browser = await openSocket(stage.url, { protocols: ["aimo", "aimo-key.key-number-one"] });
     browser.send({ id: 1, resume: id });
     expect(textOf(await browser.whole(1))).toBe("a");
+    const again = (key: string) =>
+      post(stage.url, "{}", { headers: { ...ASKS, authorization: `Bearer ${key}`, "last-event-id": `${id}.0` } }).got();
+    expect(strip((await again("key-number-one")).body)).toContain('"a"');
+    expect((await again("key-number-two")).status).toBe(404);
+  });
+
+  it("goes on for a client whose key was replaced, and not for one whose key was revoked", async () => {
+    const stage = await start(streams(event({ content: "a" })), { plugins: [apiKeys()] });
+    const keys = stage.node.use("keys");
+    const { id: client, key: old } = await keys.create({ name: "client" }, "me");
+    const as = (key: string) => openSocket(stage.url, { headers: { authorization: `Bearer ${key}` } });
+    const before = await as(old);
+    before.send(chat("a", { resume: true }));
+    const id = idOf((await before.whole("a"))[0]);
+    const { key } = await keys.rotate(client);
+    before.send({ id: 1, resume: id });
+    expect(codeOf(ended(await before.whole(1)))).toBe("unauthorized");
+    const after = await as(key);
+    after.send({ id: 1, resume: id });
+    expect(textOf(await after.whole(1))).toBe("a");
+    await keys.revoke(client);
+    after.send({ id: 2, resume: id });
+    expect(codeOf(ended(await after.whole(2)))).toBe("unauthorized");
   });
 
   it("takes over from a socket that is still there, and can cancel for good", async () => {
@@ -543,6 +566,19 @@ describe("a client that comes back", () => {
     expect(codeOf(ended(await second.whole("b")))).toBe("cancelled");
     second.send({ id: "c", resume: id });
     expect(codeOf(ended(await second.whole("c")))).toBe("call_not_found");
+  });
+
+  it("can be cancelled in the same breath", async () => {
+    const { url, upstream } = await startPair();
+    upstream.next(hang([event({ content: "a" })]));
+    const client = await openSocket(url);
+    client.send(chat("a", { model: "test-model", resume: true }));
+    const exchange = await upstream.request(0);
+    const { head } = await client.seen((message) => "head" in message);
+    client.send({ id: "b", resume: idOf({ head }) });
+    client.send({ id: "b", cancel: true });
+    await exchange.closed;
+    expect(codeOf(ended(await client.whole("b")))).toBe("cancelled");
   });
 
   it("leaves nothing behind when it has all", async () => {

@@ -11,8 +11,10 @@ import {
 } from "../../../core/index.ts";
 import { aimoApi, anthropicApi, http, openaiApi, openapi, websocketApi } from "../../../plugins/frontends/index.ts";
 import { apiKeys, type ApiKeysOptions } from "../../../plugins/guards/api-keys.ts";
+import { walletKeys } from "../../../plugins/guards/wallet-keys.ts";
 import { anthropicToOpenai } from "../../../plugins/translators/index.ts";
 import { provider, whole } from "../../kit/local.ts";
+import { wallet } from "../../kit/wallet.ts";
 import { openSocket } from "../../kit/websocket.ts";
 import { origin } from "../../suites/index.ts";
 
@@ -315,6 +317,14 @@ describe("over HTTP", () => {
       },
     });
     expect((await ask("GET", "/v1/key", KEY)).body).toMatchObject({ data: { limit: null, rate_limit: null } });
+  });
+
+  it("a client of another guard is told its name, and nothing that only that guard knows", async () => {
+    const alice = wallet(1);
+    const { ask } = await start([walletKeys({ wallets: [alice.id] })]);
+    expect((await ask("GET", "/v1/key", alice.key())).body).toEqual({
+      data: { label: alice.id, client: alice.id, limit: null, limit_reset: null, rate_limit: null },
+    });
   });
 
   it("the routes are in the OpenAPI document, and there again when the server was made anew", async () => {

@@ -3,14 +3,16 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decode, encode } from "cborg";
+import type { Storage } from "unstorage";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { openIdentity, systemRuntime, type Identity, type Plugin } from "../../../core/index.ts";
+import { AimoError, openIdentity, systemRuntime, type Identity, type Plugin } from "../../../core/index.ts";
 import { makeAdvert } from "../../../core/wire/advert.ts";
 import { Type } from "../../../core/wire/codec.ts";
 import { decodeHead } from "../../../core/wire/heads.ts";
 import { makeInvitation, readInvitation, type Terms } from "../../../plugins/guards/_invitation.ts";
 import { trust, type TrustOptions } from "../../../plugins/guards/index.ts";
 import { openLocal } from "../../../plugins/stores/_local.ts";
+import type { Store } from "../../../plugins/stores/_store.ts";
 import { provider, silent, whole } from "../../kit/local.ts";
 import { connect, pass, quiet, rawPeer, wiredNode, type RawPeer, type WiredNode } from "../../kit/pair.ts";
 import { chat, collect } from "../../suites/build.ts";
@@ -274,6 +276,103 @@ describe("an invitation", () => {
     expect(peers.map(({ closed }) => closed === undefined).toSorted()).toEqual([false, true]);
   });
 
+  describe("in a store that several nodes share", () => {
+    const issuer = openIdentity();
+
+    interface Shared extends Omit<Store, "values"> {
+      values: Storage;
+      down: boolean;
+    }
+
+    /** Nodes that share one, which a test may break. */
+    async function sharing(count: number): Promise<{ nodes: WiredNode[]; store: Shared }> {
+      const local = openLocal({ config: {}, runtime: systemRuntime } as never);
+      onTestFinished(() => local.close());
+      const store: Shared = { ...local, down: false };
+      const guardedBy = <T extends object>(of: T): T =>
+        new Proxy(of, {
+          get: (target, name) =>
+            store.down ? () => Promise.reject(new AimoError("OVERLOADED", "down")) : Reflect.get(target, name),
+        });
+      const { lease } = local;
+      store.values = guardedBy(local.values);
+      store.lease = (...args) => guardedBy({ lease }).lease(...args);
+      const share = (): Plugin => ({
+        name: "store-test",
+        options: {},
+        provides: ["store"],
+        setup: (face) => face.provide("store", store),
+      });
+      const options = { provide: { allow: [] }, call: { allow: [] }, issuers: [issuer.peerId] };
+      const nodes: WiredNode[] = [];
+      for (let i = 0; i < count; i++) nodes.push(await wiredNode([share(), trust(options)]));
+      return { nodes, store };
+    }
+
+    async function sweep({ runtime }: WiredNode): Promise<void> {
+      await runtime.advance(10_000);
+      await quiet();
+    }
+
+    test("one that two peers came with while it was down is one peer's again", async () => {
+      const { nodes, store } = await sharing(2);
+      const [near, far] = nodes as [WiredNode, WiredNode];
+      const token = invitation(near, {}, issuer);
+      store.down = true;
+      const [a, b] = [await comes(near, [token]), await comes(far, [token])];
+      expect([a.closed, b.closed]).toEqual([undefined, undefined]);
+      store.down = false;
+      await sweep(near);
+      await sweep(far);
+      expect((await comes(far, undefined, a.identity)).closed).toBeUndefined();
+      expect(told(await comes(far, [token], b.identity))).toContain("was redeemed by another node");
+    });
+
+    test("one that was revoked is not redeemed by an advert that comes before that is known", async () => {
+      const { nodes } = await sharing(2);
+      const [near, far] = nodes as [WiredNode, WiredNode];
+      const friend = openIdentity();
+      const token = invitation(near, { peer: friend.peerId }, issuer);
+      await near.node.use("trust").revoke(token);
+      const facts = { peer: friend.peerId, start: 1, seq: 1, ttl: 30_000, timestamp: Math.round(far.runtime.now()) };
+      const offers = [{ provider: "p", models: [{ id: "m", types: ["openai.chat"] }] }];
+      const advert = makeAdvert({ ...facts, status: "healthy", invites: [token] }, offers, friend);
+      await far.node.register(advert).catch(() => undefined);
+      await quiet();
+      expect(offered(far)).toEqual([]);
+      await sweep(near);
+      await sweep(far);
+      expect(told(await comes(near, [token], friend))).toContain("was revoked");
+      expect(told(await comes(far, [token], friend))).toContain("was revoked");
+    });
+
+    test("one that is redeemed at this very moment is revoked nevertheless", async () => {
+      const { nodes, store } = await sharing(1);
+      const [node] = nodes as [WiredNode];
+      const token = invitation(node, {}, issuer);
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const { setItem } = store.values;
+      store.values = {
+        ...store.values,
+        setItem: async (key: string, value: never) => (await promise, setItem(key, value)),
+      };
+      const peer = rawPeer(node);
+      peer.hello({ invites: [token] });
+      await quiet();
+      const revoked = node.node.use("trust").revoke(token);
+      await quiet();
+      resolve();
+      await revoked;
+      await quiet();
+      await node.runtime.advance(1_000);
+      expect(told(peer)).toContain("was revoked");
+      expect(await store.values.getItem(`trust:${readInvitation(token)?.id}`)).toMatchObject({
+        peer: peer.identity.peerId,
+        revoked: true,
+      });
+    });
+  });
+
   test("is sent to its issuer alone, with a name on it to all, and at most four of them", async () => {
     const far = await guarded({});
     const me = openIdentity();
@@ -290,6 +389,17 @@ describe("an invitation", () => {
     expect(await told(openIdentity())).toEqual(named.slice(0, 4));
     expect(decode(node.node.advert.blob)).toMatchObject({ invites: named.slice(0, 4) });
     expect(await told(far.node.identity)).toEqual([open, ...named.slice(0, 3)]);
+  });
+
+  test("that has ended does not take the place of one that has not", async () => {
+    const far = await guarded();
+    const ended = Array.from({ length: 4 }, () => invitation(far, { until: 1 }));
+    const token = invitation(far);
+    const node = await wiredNode([trust({ invites: [...ended, token] })]);
+    const peer = rawPeer(node, { identity: far.node.identity });
+    await quiet();
+    const [hello] = peer.of("HELLO");
+    expect(decodeHead(Type.HELLO, hello?.body as Uint8Array)["invites"]).toEqual([token, ...ended.slice(0, 3)]);
   });
 });
 
@@ -341,7 +451,7 @@ describe("what is no good invitation is passed over, with the reason", () => {
   });
 });
 
-test("a flood of forged invitations costs no more than 200 checks a second, and one log line a peer", async () => {
+test("a flood of forged invitations costs no more than 200 checks a second, of one peer no more than 8, and one log line each", async () => {
   const lines: string[] = [];
   const log: Plugin = {
     name: "observer-lines",
@@ -356,21 +466,39 @@ test("a flood of forged invitations costs no more than 200 checks a second, and 
   Object.assign(node.node.identity, {
     verify: (...args: Parameters<Identity["verify"]>) => (checks++, verify(...args)),
   });
-  const mallory = openIdentity();
+  const [mallory, ...others] = Array.from({ length: 100 }, () => openIdentity());
   const forged = Array.from({ length: 4 }, () => {
     const bytes = Buffer.from(invitation(node).slice("aimo-invite-".length), "base64url");
     bytes.fill(0, bytes.length - 64);
     return `aimo-invite-${bytes.toString("base64url")}`;
   });
-  for (let i = 0; i < 500; i++) {
-    const peer = rawPeer(node, { identity: mallory });
+  const flood = (identity: Identity): void => {
+    const peer = rawPeer(node, { identity });
     peer.hello({ invites: forged });
     expect(peer.closed).toBeDefined();
-  }
+  };
+  for (let i = 0; i < 500; i++) flood(mallory as Identity);
+  expect(checks).toBe(8);
+  expect(lines).toEqual([`warn a peer is refused ${mallory?.peerId}`]);
+  const friend = rawPeer(node);
+  friend.hello({ invites: [invitation(node)] });
   await quiet();
+  expect(friend.closed).toBeUndefined();
+  for (const other of others) flood(other);
   expect(checks).toBe(200);
-  expect(lines).toEqual([`warn a peer is refused ${mallory.peerId}`]);
   await node.runtime.advance(1_000);
+  expect((await comes(node, [invitation(node)])).closed).toBeUndefined();
+});
+
+test("forged invitations in adverts, which anybody may send in any name, leave room for those who come themselves", async () => {
+  const node = await guarded();
+  for (let i = 0; i < 300; i++) {
+    const { peerId: peer, sign } = openIdentity();
+    const invites = [invitation(node, { peer }).slice(0, -4) + "AAAA"];
+    const facts = { peer, start: 1, seq: 1, ttl: 30_000, timestamp: Math.round(node.runtime.now()), load: 0 };
+    const { blob, signature } = makeAdvert({ ...facts, status: "healthy", invites }, [], { sign } as Identity);
+    await expect(node.node.register({ blob, signature })).rejects.toMatchObject({ code: "FORBIDDEN" });
+  }
   expect((await comes(node, [invitation(node)])).closed).toBeUndefined();
 });
 
@@ -543,4 +671,74 @@ test("what a peer says while its invitation is looked up is kept for it, up to 1
   asked.shift()?.();
   await quiet();
   expect(remotes(node)).toEqual([early.identity.peerId]);
+});
+
+test("what was asked before the config changed is asked again before the peer is let in", async () => {
+  const asked: (() => void)[] = [];
+  const slow: Plugin = {
+    name: "guard-slow",
+    options: {},
+    hooks: { "peer:admit": () => new Promise((resolve) => asked.push(resolve)) },
+  };
+  const node = await wiredNode([slow, provider("p", whole("{}"))]);
+  const peer = rawPeer(node);
+  peer.hello();
+  peer.ask(1, { head: { model: "m" } });
+  await quiet();
+  const list = { deny: [peer.identity.peerId] };
+  await node.node.reload({ plugins: [...node.node.config.plugins, trust({ provide: list, call: list })], drain: 0 });
+  asked.shift()?.();
+  await quiet();
+  asked.shift()?.();
+  await quiet();
+  expect([told(peer), remotes(node), peer.of("ALIVE")]).toEqual(["This peer may not call this node.", [], []]);
+});
+
+test("of two reviews that overtake each other the later one counts", async () => {
+  const asked: PromiseWithResolvers<void>[] = [];
+  const slow: Plugin = {
+    name: "guard-slow",
+    hooks: {
+      "peer:admit"() {
+        const answer = Promise.withResolvers<void>();
+        asked.push(answer);
+        return answer.promise;
+      },
+    },
+  };
+  const node = await wiredNode([slow]);
+  const peer = rawPeer(node);
+  peer.hello();
+  asked[0]?.resolve();
+  await quiet();
+  node.node.review();
+  node.node.review();
+  asked[2]?.reject(new AimoError("FORBIDDEN", "not any more"));
+  await quiet();
+  asked[1]?.resolve();
+  await quiet();
+  await node.runtime.advance(1_000);
+  expect(told(peer)).toBe("not any more");
+});
+
+test("a refused peer does not keep its link by calls that it makes over and over", async () => {
+  const node = await guarded({});
+  const peer = await comes(node);
+  const list = { deny: [peer.identity.peerId] };
+  peer.ask(1, { head: { model: "m" } });
+  await quiet();
+  await node.node.reload({
+    plugins: [...node.node.config.plugins].map((plugin) =>
+      (plugin as Plugin).name === "guard-trust" ? trust({ provide: list, call: list }) : plugin,
+    ),
+    drain: 0,
+  });
+  for (let number = 2; number < 60 && !peer.closed; number++) {
+    peer.ask(number, { head: { model: "m" } });
+    peer.say("PING", { body: Buffer.alloc(8) });
+    await node.runtime.advance(1_000);
+  }
+  expect(told(peer)).toBe("This peer may not call this node.");
+  const [error] = peer.of("ERROR");
+  expect(error && decodeHead(Type.ERROR, error.body)).toMatchObject({ code: "forbidden", retryable: false });
 });

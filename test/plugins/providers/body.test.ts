@@ -16,6 +16,8 @@ it("replaces every top-level model and nothing else, whatever JSON stands around
     }),
   );
   expect(json('{"model":"a","mod\\u0065l":"b"}', "c")).toBe('{"model":"c","mod\\u0065l":"c"}');
+  // Servers in Go take it in any letters.
+  expect(json('{"model":"a","MODEL":"b","models":"d"}', "c")).toBe('{"model":"c","MODEL":"c","models":"d"}');
   expect(json('{ "model" : 7, "a": {"model":"b"}, "b":["model","x"] }', "c")).toBe(
     '{ "model" : 7, "a": {"model":"b"}, "b":["model","x"] }',
   );

@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { createServer, type AddressInfo } from "node:net";
 import { describe, expect, it, onTestFinished } from "vitest";
 import {
+  AimoError,
   createNode,
   systemRuntime,
   type AimoNode,
@@ -63,6 +64,24 @@ it("starts at once when nobody is there to join, and joins when somebody comes",
   await using early = await start({ join: [`/ip4/127.0.0.1/tcp/${port}`] });
   await using late = await start({ listen: [`/ip4/127.0.0.1/tcp/${port}`] });
   await linked(early, late.id);
+});
+
+it("dials a node that refuses it later and later", async () => {
+  const asked: number[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await using a = await start({ listen: LISTEN }, quiet, {
+    name: "guard-nobody",
+    hooks: {
+      "peer:admit"() {
+        if (asked.push(performance.now()) === 4) resolve();
+        throw new AimoError("FORBIDDEN", "Nobody is let in.");
+      },
+    },
+  });
+  await using _ = await start({ join: [address(a)] });
+  await promise;
+  // At once, after 250 ms and after 500 ms, each a quarter sooner at the most.
+  expect((asked[3] as number) - (asked[0] as number)).toBeGreaterThan(560);
 });
 
 it("dials again when the connection was lost", async () => {
