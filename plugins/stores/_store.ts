@@ -32,7 +32,8 @@ export interface Store {
   readonly database?: Database;
   /**
    * Adds to a counter, whose window begins with the first count and ends `seconds` later. Below 0: takes back,
-   * but no counter goes below 0, not even one that a crash has begun anew. Atomic. Points and seconds are whole numbers, seconds at least 1.
+   * but no counter goes below 0, not even one that a crash has begun anew. Atomic. Points and seconds are whole numbers,
+   * seconds at least 1.
    */
   count(key: string, points: number, seconds: number): Promise<Count>;
   /** Takes one of `most` places under `key`, for `ms`; false when all are taken, by others than `id`. Atomic. */
