@@ -24,6 +24,8 @@ export type RunSection = (run: Run) => Promise<readonly Row[]>;
 export interface Section {
   readonly name: string;
   readonly about: string;
+  /** Its figures are times that only a quiet machine keeps: with `--full` or by name alone. */
+  readonly timed?: true;
   load(): Promise<{ readonly run: RunSection }>;
 }
 

@@ -10,7 +10,12 @@ const SECTIONS: readonly Section[] = [
   { name: "abuse", about: "clients that send what none should", load: () => import("./abuse.ts") },
   { name: "readers", about: "clients that stop reading", load: () => import("./readers.ts") },
   { name: "overload", about: "three times what the node takes", load: () => import("./overload.ts") },
-  { name: "capacity", about: "the same with overload(), by calls and by CPU", load: () => import("./capacity.ts") },
+  {
+    name: "capacity",
+    about: "the same with overload(), by calls and by CPU; by name or with --full alone",
+    timed: true,
+    load: () => import("./capacity.ts"),
+  },
   { name: "pubsub", about: "gossip alone, over a line that loses", load: () => import("./pubsub.ts") },
   { name: "cuts", about: "direct links that break in the middle of calls", load: () => import("./cuts.ts") },
   { name: "seeds", about: "a swarm on one virtual clock, of many seeds", load: () => import("./seeds.ts") },
@@ -36,8 +41,8 @@ async function main(): Promise<number> {
   const unknown = only.find((name) => !names.includes(name));
   if (unknown !== undefined) throw new Error(`There is no section ${unknown}; there are ${names.join(", ")}.`);
   const rows: Row[] = [];
-  for (const { name, load } of SECTIONS) {
-    if (only.length > 0 && !only.includes(name)) continue;
+  for (const { name, timed = false, load } of SECTIONS) {
+    if (only.length > 0 ? !only.includes(name) : timed && !options.full) continue;
     const begun = performance.now();
     const lag = monitorEventLoopDelay();
     lag.enable();
