@@ -8,7 +8,7 @@ import { networkOf } from "../frontends/_addresses.ts";
 import type { Counter } from "../observers/_published.ts";
 import { openStore } from "../stores/_store.ts";
 import { tellLimit } from "./_limit-headers.ts";
-import { createMeter, type Holding, type Limits, type Meter, type Scope, type Stand } from "./_meter.ts";
+import { createMeter, type Holding, type Limits, type Meter, type Scope } from "./_meter.ts";
 
 export interface RateLimitOptions {
   /** For each client: a key, else a peer, else an address (IPv6: its /64). What a key's own limits say goes before it. */
@@ -90,7 +90,7 @@ export function rateLimit(options: RateLimitOptions = {}): Plugin {
             // To the client its own limits, and those that it ran into: how busy the node is otherwise is not its business.
             const shown = scope.kind === "client" || (scope.kind === "node" && stand.refused);
             if (origin.kind === "client" && shown) tellLimit(headers, stand);
-            if (stand.refused) tellMetrics(stand);
+            if (stand.refused) refusals?.add({ scope: stand.kind, limit: stand.what });
           }),
         );
       return taken;
@@ -100,16 +100,13 @@ export function rateLimit(options: RateLimitOptions = {}): Plugin {
     }
   }
 
-  function tellMetrics({ kind, what }: Stand): void {
+  /** A reload may have made them anew. */
+  function publish(): void {
     const metrics = node.find("metrics");
-    if (metrics !== published) {
-      published = metrics; // a reload may have made it anew
-      refusals = metrics?.counter("aimo_rate_limited_total", "Calls and attempts that a limit refused.", [
-        "scope",
-        "limit",
-      ]);
-    }
-    refusals?.add({ scope: kind, limit: what });
+    if (metrics === published) return;
+    published = metrics;
+    const help = "Calls and attempts that a limit refused.";
+    refusals = metrics?.counter("aimo_rate_limited_total", help, ["scope", "limit"]);
   }
 
   /** What a call holds is settled to what is known now, as often as more is known. */
@@ -125,6 +122,8 @@ export function rateLimit(options: RateLimitOptions = {}): Plugin {
     name: "guard-rate-limit",
     options: given,
     hooks: {
+      "node:ready": publish,
+      "config:change": publish,
       "call:start"(call, { body }) {
         const prompt = Math.max(1, Math.ceil(body.length / BYTES_A_TOKEN));
         const record: Taken = { prompt, held: [], asked: new Set(), over: false };

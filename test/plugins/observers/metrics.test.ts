@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { AimoError, createNode, type AimoNode, type Handler, type Plugin } from "../../../core/index.ts";
-import { apiKeys } from "../../../plugins/guards/index.ts";
+import { apiKeys, overload, rateLimit } from "../../../plugins/guards/index.ts";
 import { http, openaiApi } from "../../../plugins/frontends/index.ts";
-import { metrics, type MetricsOptions } from "../../../plugins/observers/metrics.ts";
+import { ledger, metrics, type MetricsOptions } from "../../../plugins/observers/index.ts";
 import { openai } from "../../../plugins/providers/index.ts";
 import { first } from "../../../plugins/routers/index.ts";
 import { libp2p, pubsub, stream } from "../../../plugins/transports/index.ts";
@@ -386,7 +386,8 @@ describe("docs/monitoring", () => {
   const files = ["alerts.yml", "dashboard.json"];
 
   it.each(files)("%s names metrics that there are", async (file) => {
-    const node = await start([provider("a", failing(new AimoError("UPSTREAM_FAILED", "x"), "x")), first()]);
+    const failingOne = provider("a", failing(new AimoError("UPSTREAM_FAILED", "x"), "x"));
+    const node = await start([openaiApi(), rateLimit(), overload(), ledger(), failingOne, first()]);
     const there = await scrape(node);
     const known = new Set([...there.matchAll(/^# TYPE (\S+)/gm)].map(([, name = ""]) => name));
     const named = [...read(file).matchAll(/\b(aimo|process|nodejs)_[a-z0-9_]+/g)].map(([name]) => name);
