@@ -115,7 +115,11 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       "call:attempt"({ attempts }, target, { type, contentType, body }) {
         const id = Buffer.from(node.runtime.randomBytes(12)).toString("hex");
         const prompt = contentType.includes("json") ? body.length : 0;
-        entries.set(attempts.at(-1) as Attempt, { id, target, prompt, type });
+        // A plugin before this one may have taken its time: by now another attempt may run beside it.
+        const attempt = attempts.find(
+          (each) => each.target === target.id && each.endedAt === undefined && !entries.has(each),
+        );
+        if (attempt) entries.set(attempt, { id, target, prompt, type });
       },
       "call:receipt"(receipt, call) {
         const attempt = call.attempts.find((each) => each.receipt === receipt);
