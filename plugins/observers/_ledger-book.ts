@@ -43,6 +43,8 @@ const KEPT = new Set<keyof Row>(["receipt", "signature"]);
 const TABLE = "aimo_usage";
 /** Rows of one statement: SQLite does it within the turn. */
 const BATCH = 64;
+/** SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH */
+const SQLITE_ROW: readonly number[] = [18, 19, 20];
 const BOOLEANS = new Set<keyof Row>(["modified", "estimated"]);
 const NUMBERS = new Set(FIELDS.filter((field) => COLUMNS[field].startsWith("BIGINT")));
 
@@ -99,15 +101,42 @@ export function merged(rows: readonly Row[]): Row[] {
   return [...byId.values()];
 }
 
-/** Each once, however often it is booked. */
-export async function insert(database: Database, rows: readonly Row[], turn: () => Promise<void>): Promise<void> {
+/** Each once, however often it is booked. A row that the database would never take is left out, and told. */
+export async function insert(
+  database: Database,
+  rows: readonly Row[],
+  turn: () => Promise<void>,
+  refused: (error: unknown) => void,
+): Promise<void> {
   for (let at = 0; at < rows.length; at += BATCH) {
     const batch = rows.slice(at, at + BATCH);
-    const values = batch.map(() => `(${FIELDS.map(() => "?").join(", ")})`).join(", ");
-    const params = batch.flatMap((row) => FIELDS.map((field) => toValue(row[field])));
-    await database.prepare(`INSERT INTO ${TABLE} (${NAMES.join(", ")}) VALUES ${values}${UPSERT}`).run(...params);
+    try {
+      await put(database, batch);
+    } catch (error) {
+      if (!isOfRow(error)) throw error;
+      for (const row of batch)
+        await put(database, [row]).catch((cause: unknown) => {
+          if (!isOfRow(cause)) throw cause;
+          refused(cause);
+        });
+    }
     await turn();
   }
+}
+
+async function put(database: Database, rows: readonly Row[]): Promise<void> {
+  const values = rows.map(() => `(${FIELDS.map(() => "?").join(", ")})`).join(", ");
+  const params = rows.flatMap((row) => FIELDS.map((field) => toValue(row[field])));
+  await database.prepare(`INSERT INTO ${TABLE} (${NAMES.join(", ")}) VALUES ${values}${UPSERT}`).run(...params);
+}
+
+/** Is it about what stands in the row? Else all rows are refused, and can be taken later. */
+function isOfRow(error: unknown): boolean {
+  const { code, errcode = 0 } = error as { code?: unknown; errcode?: number };
+  // Of Postgres: wrong data, a constraint, too large for an index.
+  if (typeof code === "string" && /^(22|23|54)[\dA-Z]{3}$/.test(code)) return true;
+  if (code === "ERR_SQLITE_ERROR") return SQLITE_ROW.includes(errcode & 0xff);
+  return code === "ERR_INVALID_ARG_TYPE" || code === "ERR_OUT_OF_RANGE"; // SQLite was not even asked
 }
 
 /** Of a client from a time on. */

@@ -28,6 +28,8 @@ export function createBooking(
   database: () => Database,
   /** Told before the journal is booked; the result is called when it is. */
   begins: () => () => void,
+  /** Of a row that the database would never take. */
+  refused: (error: unknown) => void,
 ): Booking {
   const { runtime } = node;
   let chain: Promise<unknown> = Promise.resolve();
@@ -64,7 +66,7 @@ export function createBooking(
     const to = await prepared(database());
     if (down) await probe(to);
     for (const segment of segments) {
-      await insert(to, merged(parse(await segment.read())), turn);
+      await insert(to, merged(parse(await segment.read())), turn, refused);
       await segment.drop();
     }
     booked();
@@ -77,7 +79,9 @@ export function createBooking(
     for (const line of text.split("\n")) {
       if (line === "") continue;
       try {
-        rows.push(JSON.parse(line) as Row);
+        const row = JSON.parse(line) as Row;
+        if (typeof row.id !== "string") throw new TypeError("no row");
+        rows.push(row);
       } catch {
         if (unreadable++ === 0) node.log("warn", "a line of the ledger's journal cannot be read, and is left out");
       }

@@ -149,7 +149,8 @@ function tokensOf(
   const refused = (receipt?.status ?? 200) >= 400;
   if (told !== undefined || refused)
     return { promptTokens: promptTokens ?? 0, completionTokens: completionTokens ?? 0, estimated: false };
-  const most = target.model.contextLength ?? Infinity;
+  // A peer's card may say half a token, which no database takes for a whole number.
+  const most = Math.floor(target.model.contextLength ?? Infinity);
   const inPieces = chunks > 0 || outcome !== "complete";
   return {
     promptTokens: Math.min(most, tokensIn(prompt)),

@@ -38,6 +38,7 @@ interface Entry extends Tried {
 }
 
 const DAY = 86_400_000;
+const REFUSED = "the ledger's database refuses a row, which is left out";
 
 /** Usage and cost of each attempt that said or cost something, with the receipt that proves it, and the budgets of clients. */
 export function ledger(options: LedgerOptions = {}): Plugin {
@@ -51,6 +52,7 @@ export function ledger(options: LedgerOptions = {}): Plugin {
   let mount: (() => void) | undefined;
   let published: Metrics | undefined;
   let lost = 0;
+  const told = new Set<string>();
   let open = false;
 
   /** Redis has no tables: what is booked lies on the node then. */
@@ -93,9 +95,13 @@ export function ledger(options: LedgerOptions = {}): Plugin {
     metrics?.gauge("aimo_ledger_lost_rows", "Rows that could not be written.", [], (gauge) => gauge.set({}, lost));
   }
 
-  function lose(error: unknown): void {
+  /** Each reason is told once. */
+  function lose(error: unknown, why = "the ledger cannot be written: rows are lost"): void {
     const detail = error instanceof Error ? error.message : whereOf(error);
-    if (lost++ === 0) node.log("error", "the ledger cannot be written: rows are lost", { detail });
+    lost++;
+    if (told.has(why)) return;
+    told.add(why);
+    node.log("error", why, { detail });
   }
 
   return {
@@ -149,7 +155,13 @@ export function ledger(options: LedgerOptions = {}): Plugin {
         const message = `observer-ledger: cannot write to the data dir ${dataDir} (${(cause as Error).message}).`;
         throw new AimoError("CONFIG_INVALID", message, { plugin: "observer-ledger", cause });
       }
-      booking = createBooking(node, journal, database, () => budgets.booking());
+      booking = createBooking(
+        node,
+        journal,
+        database,
+        () => budgets.booking(),
+        (error) => lose(error, REFUSED),
+      );
       budgets = createBudgets(
         node,
         (client, since) => booking.ask((from) => spentBy(from, client, since)),
