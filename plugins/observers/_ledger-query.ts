@@ -99,12 +99,12 @@ export function rangeOf({ since = "30d", until, client }: RowsQuery | UsageQuery
 /** The dearest first. */
 export async function usageOf(database: Database, by: By, asked: Range, { runtime }: AimoNode): Promise<UsageList> {
   const parts: Sum[] = [];
-  const first = await firstAt(database, asked);
-  for (let from = Math.max(asked.since, first ?? asked.until); from < asked.until;) {
+  // Days without rows are passed over: whoever asks may name a time as far away as it likes.
+  for (let from = await firstAt(database, asked); from !== undefined;) {
     const next = Math.min(asked.until, (Math.floor(from / DAY) + 1) * DAY);
     parts.push(...(await sums(database, by, { ...asked, since: from, until: next })));
-    from = next;
     await new Promise<void>((resolve) => runtime.turn(resolve));
+    from = await firstAt(database, { ...asked, since: next });
   }
   const named =
     by === "day"
