@@ -131,12 +131,13 @@ export function createBudgets(
     reservations.set(call, { account, nano });
   }
 
-  /** At the dearest of the model's prices. */
-  function estimate({ model, body }: Readonly<RequestFrame>, completionTokens: number): number {
+  /** At the dearest price of the models that may answer. */
+  function estimate({ model, fallbacks = [], body }: Readonly<RequestFrame>, completionTokens: number): number {
     let most = 0;
     const tokens = { promptTokens: tokensIn(body.length), completionTokens };
     for (const target of node.targets)
-      if (target.model.id === model) most = Math.max(most, priceOf(target.model, tokens) ?? 0);
+      if (model === undefined || target.model.id === model || fallbacks.includes(target.model.id))
+        most = Math.max(most, priceOf(target.model, tokens) ?? 0);
     return most;
   }
 
@@ -152,7 +153,10 @@ export function createBudgets(
         .catch((error: unknown) => {
           if (store().whenDown === "closed") throw error;
         })
-        .then(() => reserve(call, request, budget, account));
+        .then(() => {
+          // It has ended: nobody would give back what it reserves.
+          if (!call.signal.aborted) reserve(call, request, budget, account);
+        });
     },
     release(call) {
       const reservation = reservations.get(call);
