@@ -2,6 +2,8 @@ import { randomUUID } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { createDatabase } from "db0";
+import sqlite from "db0/connectors/node-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import {
   createNode,
@@ -326,6 +328,36 @@ describe("a call", () => {
     expect((await rowsOf(node)).map(({ bytes }) => bytes)).toEqual([2, 6]);
   });
 
+  it("whose providers are asked beside each other, when a guard looks at each for a while, is booked for each once", async () => {
+    const { promise: looked, resolve } = Promise.withResolvers<void>();
+    let seen = 0;
+    const slow: Plugin = {
+      name: "guard-slow",
+      enforce: "pre",
+      hooks: {
+        "call:attempt": () => {
+          if (++seen === 2) resolve();
+          return looked;
+        },
+      },
+    };
+    const hedge: Plugin = {
+      name: "router-beside",
+      router: {
+        select(targets, _, call) {
+          call.hedgeAfter = 0;
+          return [...targets];
+        },
+      },
+    };
+    const told = (cost: number): Handler => telling({ promptTokens: 1, completionTokens: 1, cost });
+    const node = await start([slow, hedge, priced("a", told(0.1)), priced("b", told(0.2))]);
+    await collect(node, chat("m", { stream: true }));
+    const rows = await rowsOf(node);
+    expect(rows.map(({ provider }) => provider).toSorted()).toEqual(["a", "b"]);
+    expect(rows.map(({ outcome }) => outcome).toSorted()).toEqual(["cancelled", "complete"]);
+  });
+
   it("leaves no prompt, reply or key in what is written", async () => {
     const dataDir = folder();
     const upstream = await createUpstream({ answer: hang(events(["canary-reply"]).slice(0, 2)) });
@@ -392,6 +424,13 @@ describe("what it cost", () => {
     const node = await start([priced("p", telling(usage), pricing)]);
     await collect(node, chat("m", { stream: true }));
     expect(await rowsOf(node)).toMatchObject([row]);
+  });
+
+  it("is guessed from whole tokens, whatever the card says of the model's context", async () => {
+    const models = [{ id: "m", types: ["openai.chat"], contextLength: 0.5 }];
+    const node = await start([{ name: "provider-test", provider: { name: "p", models, handle: telling() } }]);
+    await collect(node, chat("m", { stream: true }));
+    expect(await rowsOf(node)).toMatchObject([{ estimated: true, promptTokens: 0 }]);
   });
 
   it("is nothing where the upstream answered with an error, however long it was", async () => {
@@ -477,6 +516,24 @@ describe("the journal", () => {
       [1, null],
       [1, null],
     ]);
+  });
+
+  it("with a row that the database refuses for good loses that alone, and says so", async () => {
+    const [source, dataDir] = [folder(), folder()];
+    const rows = (await left(source, 3)).split("\n").filter((line) => line.includes('"revision":1}'));
+    await (await start([], { dataDir })).close();
+    const bad = { ...JSON.parse(rows[0] as string), id: "bad", bytes: null };
+    const lines = [rows[0], JSON.stringify(bad), "null", "1", rows[1], '{"revision":1}', rows[2]];
+    writeFileSync(join(dataDir, "ledger", "0.jsonl"), `${lines.join("\n")}\n`);
+    const said: string[] = [];
+    const log: Plugin = {
+      name: "observer-said",
+      setup: (face) => face.provide("log", (_, text) => void said.push(text)),
+    };
+    const node = await start([log], { dataDir });
+    expect(await rowsOf(node)).toHaveLength(3);
+    expect(said.filter((text) => text.includes("refuses"))).toHaveLength(1);
+    expect(readdirSync(join(dataDir, "ledger"))).toEqual([]);
   });
 
   it("is booked by itself, and when the node closes", async () => {
@@ -588,6 +645,72 @@ describe("a budget", () => {
     expect((await collect(node, chat("m"), { origin: of(0.0105, "day") })).outcome.error?.code).toBe("BUDGET_EXCEEDED");
   });
 
+  it.each([
+    ["names none", { model: undefined, providerId: "p" }],
+    ["may fall back to a dearer one", { model: "cheap", fallbacks: ["m"] }],
+  ])("is not overrun by calls at once whose request %s", async (_, request) => {
+    const { promise: go, resolve } = Promise.withResolvers<void>();
+    const handle: Handler = async (_, reply) => {
+      await go;
+      reply.send("x", { usage: { promptTokens: 0, completionTokens: 500 } });
+    };
+    const models = [
+      { id: "m", types: ["openai.chat"], pricing: { prompt: "0", completion: "0.000002" } },
+      { id: "cheap", types: ["openai.chat"], pricing: { prompt: "0", completion: "0" } },
+    ];
+    const node = await start([{ name: "provider-test", provider: { name: "p", models, handle } }]);
+    const calls = Array.from({ length: 20 }, () => collect(node, chat("m", request), { origin: of(0.0055, "day") }));
+    while ([...node.calls].length > 5) await new Promise<void>((next) => setImmediate(next));
+    resolve();
+    const codes = (await Promise.all(calls)).map(({ outcome }) => outcome.error?.code ?? "ok");
+    expect(codes.filter((code) => code === "ok")).toHaveLength(5);
+  });
+
+  describe("that lies in a slow database", () => {
+    /** A store whose tables answer when they are let. */
+    function slow(): { store: Plugin; hold(): void; go(): void } {
+      const database = createDatabase(sqlite({ path: ":memory:" }));
+      let gate = Promise.withResolvers<void>();
+      gate.resolve();
+      const prepare = (sql: string) => {
+        const statement = database.prepare(sql);
+        const after = <T>(then: () => Promise<T>): Promise<T> => gate.promise.then(then);
+        return {
+          all: (...params: never[]) => after(() => statement.all(...params)),
+          run: (...params: never[]) => after(() => statement.run(...params)),
+        };
+      };
+      const held = { dialect: "sqlite", exec: (sql: string) => database.exec(sql), prepare };
+      return {
+        store: {
+          name: "store-slow",
+          enforce: "pre",
+          provides: ["store"],
+          setup: (face) => face.provide("store", { kind: "slow", whenDown: "open", database: held } as never),
+        },
+        hold: () => void (gate = Promise.withResolvers<void>()),
+        go: () => gate.resolve(),
+      };
+    }
+
+    it("has nothing reserved for a call that ended before it was read", async () => {
+      const { store, hold, go } = slow();
+      const handle: Handler = (_, reply) => void reply.send("x", { usage: { promptTokens: 0, completionTokens: 500 } });
+      const node = await start([store, priced("p", handle, { prompt: "0", completion: "0.000002" })], {
+        timeouts: { hook: 50 },
+      });
+      await node.use("ledger").usage({ by: "day" });
+      hold();
+      const asked = { origin: of(0.0015, "day") };
+      expect((await collect(node, chat("m"), asked)).outcome.error?.code).toBe("PLUGIN_FAILED");
+      go();
+      await node.use("ledger").usage({ by: "day" });
+      expect((await collect(node, chat("m"), asked)).outcome.status).toBe("ok");
+      // With something reserved that nobody gives back, no other would fit.
+      expect((await collect(node, chat("m"), asked)).outcome.status).toBe("ok");
+    });
+  });
+
   it("of a peer binds it, too", async () => {
     const limit: Plugin = {
       name: "guard-limit",
@@ -667,6 +790,24 @@ describe("GET /v1/usage", () => {
     await node.reload({ drain: 0, plugins: [ledger()] });
     await node.reload({ drain: 0, plugins: [ledger(), http({ port: 0 })] });
     expect((await fetch(`${node.use("http").url}/v1/usage`)).status).toBe(200);
+  });
+});
+
+describe("what is asked of the ledger", () => {
+  it("costs a look at the days that have rows, however far the times reach", async () => {
+    const runtime = shifted();
+    let turns = 0;
+    const { turn } = runtime;
+    runtime.turn = (then) => (turns++, turn(then));
+    const node = await start([priced("p", telling())], { runtime });
+    await collect(node, chat("m", { stream: true }));
+    runtime.shift += 90 * DAY;
+    await collect(node, chat("m", { stream: true }));
+    await rowsOf(node);
+    turns = 0;
+    const { total } = await node.use("ledger").usage({ by: "day", since: "1970-01-01", until: "2100-01-01" });
+    expect(total).toMatchObject([{ attempts: 2 }]);
+    expect(turns).toBeLessThan(20);
   });
 });
 
