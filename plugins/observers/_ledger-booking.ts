@@ -11,6 +11,8 @@ export interface Booking {
   schedule(): void;
   /** Asks the database, behind all that was in the journal before. Rejects with OVERLOADED while it is out of reach. */
   ask<T>(question: (database: Database) => Promise<T>): Promise<T>;
+  /** The same for what may take long: only others of its kind wait for the answer. */
+  look<T>(question: (database: Database) => Promise<T>): Promise<T>;
   /** The database was out of reach when it was needed last. */
   readonly down: boolean;
   /** Rows older than so many ms go, now and each hour. */
@@ -33,6 +35,7 @@ export function createBooking(
 ): Booking {
   const { runtime } = node;
   let chain: Promise<unknown> = Promise.resolve();
+  let looks: Promise<unknown> = Promise.resolve();
   let down = false;
   let unreadable = 0;
   let closed = false;
@@ -100,6 +103,16 @@ export function createBooking(
   return {
     schedule,
     ask: (question) => serial(async () => question(await book())),
+    look(question) {
+      const next = looks.then(async () => {
+        const to = await serial(book);
+        return question(to).catch((cause: unknown) => {
+          throw unreachable(cause);
+        });
+      });
+      looks = next.catch(() => undefined);
+      return next;
+    },
     get down() {
       return down;
     },

@@ -47,8 +47,11 @@ interface Account {
   completion: number;
   /** When it was read last, and from when on it is to be read again. Unix ms. */
   stale: number;
+  /** Where it was read: a reload may have put another one in its place. */
+  source?: object | undefined;
   reading?: Promise<void> | undefined;
-  used: number;
+  /** Calls have waited for this reading as long as one may. */
+  late: boolean;
 }
 
 /** Of a client that has not asked before. tokens */
@@ -64,7 +67,12 @@ const MOST = 10_000;
 export function createBudgets(
   node: AimoNode,
   read: (client: string, since: number) => Promise<{ nano: number; completion: number }>,
-  store: () => { readonly shared: boolean; readonly whenDown: "open" | "closed" },
+  store: () => {
+    readonly shared: boolean;
+    readonly whenDown: "open" | "closed";
+    readonly down: boolean;
+    readonly source: object;
+  },
 ): Budgets {
   const { runtime } = node;
   const accounts = new Map<string, Account>();
@@ -74,25 +82,37 @@ export function createBudgets(
     const start = startOf(per, runtime.now());
     let account = accounts.get(client);
     if (account === undefined || account.per !== per || account.start !== start) {
-      account = { per, start, booked: 0, booking: 0, added: 0, reserved: 0, completion: COMPLETION, stale: 0, used: 0 };
-      accounts.delete(client);
-      accounts.set(client, account);
-      if (accounts.size > MOST) drop();
+      account = {
+        per,
+        start,
+        booked: 0,
+        booking: 0,
+        added: 0,
+        reserved: 0,
+        completion: COMPLETION,
+        stale: 0,
+        late: false,
+      };
     }
-    account.used = runtime.now();
+    accounts.delete(client);
+    accounts.set(client, account);
+    if (accounts.size > MOST) drop();
     return account;
   }
 
   /** The one that has not been used for the longest time; what it has spent can be read again. */
   function drop(): void {
-    for (const [client, { reserved }] of accounts) if (reserved === 0) return void accounts.delete(client);
+    for (const [client, { reserved, reading }] of accounts)
+      if (reserved === 0 && reading === undefined) return void accounts.delete(client);
   }
 
   /** A promise only when it has to be read. */
   function refreshed(client: string, account: Account): Promise<void> | undefined {
     if (account.reading) return account.reading;
     const begun = runtime.now();
-    if (begun < account.stale) return undefined;
+    const { source } = store();
+    if (begun < account.stale && source === account.source) return undefined;
+    account.source = source;
     const again = (): void => {
       const took = runtime.now() - begun;
       account.stale = store().shared ? runtime.now() + Math.max(FRESH, took * SHARE) : Infinity;
@@ -107,16 +127,20 @@ export function createBudgets(
         account.stale = runtime.now() + FRESH;
         throw error;
       })
-      .finally(() => (account.reading = undefined));
+      .finally(() => {
+        account.reading = undefined;
+        account.late = false;
+      });
     return account.reading;
   }
 
   /** What waits to be booked may be much, and comes first. */
-  async function soon(reading: Promise<void>): Promise<void> {
+  async function soon(account: Account, reading: Promise<void>): Promise<void> {
     const { promise: late, reject } = Promise.withResolvers<never>();
-    const stop = runtime.setTimeout(WITHIN, () =>
-      reject(new AimoError("OVERLOADED", "What this client has spent is not known yet.", { retryAfter: WITHIN })),
-    );
+    const stop = runtime.setTimeout(WITHIN, () => {
+      account.late = account.reading === reading;
+      reject(new AimoError("OVERLOADED", "What this client has spent is not known yet.", { retryAfter: WITHIN }));
+    });
     return Promise.race([reading, late]).finally(stop);
   }
 
@@ -149,9 +173,14 @@ export function createBudgets(
       const account = accountOf(client, budget);
       const reading = refreshed(client, account);
       if (reading === undefined) return reserve(call, request, budget, account);
-      return soon(reading)
+      const { whenDown, down } = store();
+      if (whenDown === "open" && (down || account.late)) {
+        reading.catch(() => undefined); // nobody waits for what is out of reach
+        return reserve(call, request, budget, account);
+      }
+      return soon(account, reading)
         .catch((error: unknown) => {
-          if (store().whenDown === "closed") throw error;
+          if (whenDown === "closed") throw error;
         })
         .then(() => {
           // It has ended: nobody would give back what it reserves.

@@ -2,7 +2,7 @@ import type { Database } from "db0";
 import { z } from "zod";
 import type { AimoNode } from "../../core/node.ts";
 import { firstAt, rowsOf, sums, type By, type Range, type Sum } from "./_ledger-book.ts";
-import { NANO, type Row } from "./_ledger-row.ts";
+import { clean, NANO, type Row } from "./_ledger-row.ts";
 
 const DAY = 86_400_000;
 const UNITS: Record<string, number> = { m: 60_000, h: 3_600_000, d: DAY, w: 7 * DAY };
@@ -27,7 +27,7 @@ export const rowsQuery = z.strictObject({
   ...range,
   after: z
     .string()
-    .regex(/^\d+-\w+$/)
+    .regex(/^\d{1,15}-\w+$/)
     .optional(),
 });
 
@@ -93,7 +93,7 @@ export function toTime(text: string, now: number): number | undefined {
 
 export function rangeOf({ since = "30d", until, client }: RowsQuery | UsageQuery, now: number): Range {
   const end = until === undefined ? now + 1 : (toTime(until, now) ?? now);
-  return { since: Math.floor(toTime(since, now) ?? 0), until: Math.ceil(end), client };
+  return { since: Math.floor(toTime(since, now) ?? 0), until: Math.ceil(end), client: client && clean(client) };
 }
 
 /** The dearest first. */

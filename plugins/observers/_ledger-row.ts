@@ -187,6 +187,6 @@ function base64(bytes: Uint8Array): string {
 }
 
 /** Postgres takes no zero in a text, and UTF-8 no half of a pair. */
-function clean(text: string): string {
+export function clean(text: string): string {
   return text.slice(0, 512).replaceAll("\0", "\u{FFFD}").toWellFormed();
 }

@@ -165,14 +165,19 @@ export function ledger(options: LedgerOptions = {}): Plugin {
       budgets = createBudgets(
         node,
         (client, since) => booking.ask((from) => spentBy(from, client, since)),
-        () => ({ shared: store.shared && store.now.database !== undefined, whenDown: store.now.whenDown }),
+        () => ({
+          shared: store.shared && store.now.database !== undefined,
+          whenDown: store.now.whenDown,
+          down: booking.down,
+          source: database(),
+        }),
       );
       open = true;
       if (journal.size > 0) booking.schedule();
       booking.keep(() => settings.keep * DAY);
       const service: Ledger = {
-        usage: (query) => booking.ask((from) => usageOf(from, query.by, rangeOf(query, node.runtime.now()), node)),
-        rows: (query) => booking.ask((from) => pageOf(from, query, node.runtime.now())),
+        usage: (query) => booking.look((from) => usageOf(from, query.by, rangeOf(query, node.runtime.now()), node)),
+        rows: (query) => booking.look((from) => pageOf(from, query, node.runtime.now())),
       };
       node.provide("ledger", service);
       mount = createMount(node, service, budgets);

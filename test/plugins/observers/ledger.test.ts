@@ -11,6 +11,7 @@ import {
   type Allowance,
   type Handler,
   type ModelCard,
+  type NewRequest,
   type NodeConfig,
   type Plugin,
   type Usage,
@@ -645,9 +646,10 @@ describe("a budget", () => {
     expect((await collect(node, chat("m"), { origin: of(0.0105, "day") })).outcome.error?.code).toBe("BUDGET_EXCEEDED");
   });
 
-  it.each([
-    ["names none", { model: undefined, providerId: "p" }],
-    ["may fall back to a dearer one", { model: "cheap", fallbacks: ["m"] }],
+  const { model: _, ...unnamed } = chat("m", { providerId: "p" });
+  it.each<[string, NewRequest]>([
+    ["names no model", unnamed],
+    ["may fall back to a dearer one", chat("cheap", { fallbacks: ["m"] })],
   ])("is not overrun by calls at once whose request %s", async (_, request) => {
     const { promise: go, resolve } = Promise.withResolvers<void>();
     const handle: Handler = async (_, reply) => {
@@ -659,7 +661,7 @@ describe("a budget", () => {
       { id: "cheap", types: ["openai.chat"], pricing: { prompt: "0", completion: "0" } },
     ];
     const node = await start([{ name: "provider-test", provider: { name: "p", models, handle } }]);
-    const calls = Array.from({ length: 20 }, () => collect(node, chat("m", request), { origin: of(0.0055, "day") }));
+    const calls = Array.from({ length: 20 }, () => collect(node, request, { origin: of(0.0055, "day") }));
     while ([...node.calls].length > 5) await new Promise<void>((next) => setImmediate(next));
     resolve();
     const codes = (await Promise.all(calls)).map(({ outcome }) => outcome.error?.code ?? "ok");
@@ -667,14 +669,16 @@ describe("a budget", () => {
   });
 
   describe("that lies in a slow database", () => {
-    /** A store whose tables answer when they are let. */
-    function slow(): { store: Plugin; hold(): void; go(): void } {
-      const database = createDatabase(sqlite({ path: ":memory:" }));
+    /** A store whose tables answer when they are let; `only`: what has this in it. */
+    function slow(): { store: Plugin; hold(only?: string): void; go(): void } {
+      const database = createDatabase(sqlite({ name: ":memory:" }));
       let gate = Promise.withResolvers<void>();
+      let part = "";
       gate.resolve();
       const prepare = (sql: string) => {
         const statement = database.prepare(sql);
-        const after = <T>(then: () => Promise<T>): Promise<T> => gate.promise.then(then);
+        const after = <T>(then: () => Promise<T>): Promise<T> =>
+          sql.includes(part) ? gate.promise.then(then) : then();
         return {
           all: (...params: never[]) => after(() => statement.all(...params)),
           run: (...params: never[]) => after(() => statement.run(...params)),
@@ -688,7 +692,10 @@ describe("a budget", () => {
           provides: ["store"],
           setup: (face) => face.provide("store", { kind: "slow", whenDown: "open", database: held } as never),
         },
-        hold: () => void (gate = Promise.withResolvers<void>()),
+        hold(only = "") {
+          gate = Promise.withResolvers<void>();
+          part = only;
+        },
         go: () => gate.resolve(),
       };
     }
@@ -708,6 +715,49 @@ describe("a budget", () => {
       expect((await collect(node, chat("m"), asked)).outcome.status).toBe("ok");
       // With something reserved that nobody gives back, no other would fit.
       expect((await collect(node, chat("m"), asked)).outcome.status).toBe("ok");
+    });
+
+    it("is waited for by no more calls when one has waited in vain", async () => {
+      const { store, hold, go } = slow();
+      let waits = 0;
+      const runtime = shifted();
+      runtime.setTimeout = (ms, then) => {
+        if (ms === 2_000) waits++;
+        return systemRuntime.setTimeout(ms === 2_000 ? 10 : ms, then);
+      };
+      const node = await start([store, tenth], { runtime });
+      await node.use("ledger").usage({ by: "day" });
+      hold();
+      for (let i = 0; i < 3; i++)
+        expect((await collect(node, chat("m"), { origin: of(1, "day") })).outcome.status).toBe("ok");
+      expect(waits).toBe(1);
+      go();
+      await expect.poll(async () => (await rowsOf(node)).length).toBe(3);
+    });
+
+    it("is read while somebody else is told what was used", async () => {
+      const { store, hold, go } = slow();
+      const node = await start([store, tenth]);
+      await collect(node, chat("m"));
+      await node.use("ledger").usage({ by: "day" });
+      hold("GROUP BY");
+      const told = node.use("ledger").usage({ by: "day" });
+      expect((await collect(node, chat("m"), { origin: of(0.1, "day") })).outcome.status).toBe("ok");
+      expect((await collect(node, chat("m"), { origin: of(0.1, "day") })).outcome.error?.code).toBe("BUDGET_EXCEEDED");
+      go();
+      expect((await told).total).toMatchObject([{ attempts: 1 }]);
+    });
+
+    it("is read anew when a reload has put another in its place", async () => {
+      const [before, after] = [slow().store, { ...slow().store, name: "store-other" }];
+      const own = [tenth, ledger()];
+      const node = await createNode({ drain: 0, plugins: [before, ...own] });
+      onTestFinished(() => node.close());
+      const ask = async () => (await collect(node, chat("m"), { origin: of(0.1, "day") })).outcome.status;
+      expect([await ask(), await ask()]).toEqual(["ok", "error"]);
+      await node.use("ledger").usage({ by: "day" });
+      await node.reload({ drain: 0, plugins: [after, ...own] });
+      expect([await ask(), await ask()]).toEqual(["ok", "error"]);
     });
   });
 
