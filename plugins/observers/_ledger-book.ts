@@ -144,14 +144,15 @@ export async function spentBy(
   database: Database,
   client: string,
   since: number,
-): Promise<{ nano: number; completion: number }> {
+): Promise<{ nano: number; completion: number; cost: number }> {
   const [found] = await select(
     database,
-    `SELECT SUM(${real("costNano")}) AS nano, AVG(${real("completionTokens")}) AS completion FROM ${TABLE} WHERE client = ? AND started_at >= ?`,
+    `SELECT SUM(${real("costNano")}) AS nano, AVG(${real("costNano")}) AS cost, AVG(${real("completionTokens")}) AS completion FROM ${TABLE} WHERE client = ? AND started_at >= ?`,
     client,
     since,
   );
-  return { nano: Number(found?.["nano"] ?? 0), completion: Number(found?.["completion"] ?? 0) };
+  const { nano, completion, cost } = found ?? {};
+  return { nano: Number(nano ?? 0), completion: Number(completion ?? 0), cost: Number(cost ?? 0) };
 }
 
 export type By = "model" | "client" | "provider" | "day";
@@ -209,7 +210,7 @@ const SUMS: Record<Exclude<keyof Sum, "key" | "role">, string> = {
 };
 const NUMERIC = Object.keys(SUMS) as (keyof typeof SUMS)[];
 
-/** Of one day or less: a longer range is summed by its days, so that SQLite does not hold the node up. */
+/** Of one day or less, so that the days can be told apart. */
 export async function sums(database: Database, by: By, range: Range): Promise<Sum[]> {
   const [where, params] = within(range);
   const fields = NUMERIC.map((name) => `${SUMS[name]} AS ${columnOf(name)}`).join(", ");

@@ -3,6 +3,7 @@ import { AimoError } from "../../core/error.ts";
 import type { RequestFrame } from "../../core/frame.ts";
 import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
+import type { spentBy } from "./_ledger-book.ts";
 import { clientOf, NANO, priceOf, tokensIn } from "./_ledger-row.ts";
 
 type Budget = NonNullable<Allowance["budget"]>;
@@ -45,6 +46,8 @@ interface Account {
   reserved: number;
   /** Tokens of its answers, on average. */
   completion: number;
+  /** Of its attempts, on average. */
+  cost: number;
   /** When it was read last, and from when on it is to be read again. Unix ms. */
   stale: number;
   /** Where it was read: a reload may have put another one in its place. */
@@ -60,13 +63,15 @@ const COMPLETION = 500;
 const WITHIN = 2_000;
 /** Other nodes that share the database spend, too: it is read again after so long, or after `SHARE` times what that takes. ms */
 const FRESH = 1_000;
+/** The same where none does, for what calls are on average. ms */
+const ALONE = 60_000;
 const SHARE = 20;
 /** Clients that are remembered; the database has the rest. */
 const MOST = 10_000;
 
 export function createBudgets(
   node: AimoNode,
-  read: (client: string, since: number) => Promise<{ nano: number; completion: number }>,
+  read: (client: string, since: number) => ReturnType<typeof spentBy>,
   store: () => {
     readonly shared: boolean;
     readonly whenDown: "open" | "closed";
@@ -90,6 +95,7 @@ export function createBudgets(
         added: 0,
         reserved: 0,
         completion: COMPLETION,
+        cost: 0,
         stale: 0,
         late: false,
       };
@@ -115,11 +121,12 @@ export function createBudgets(
     account.source = source;
     const again = (): void => {
       const took = runtime.now() - begun;
-      account.stale = store().shared ? runtime.now() + Math.max(FRESH, took * SHARE) : Infinity;
+      account.stale = runtime.now() + Math.max(store().shared ? FRESH : ALONE, took * SHARE);
     };
     account.reading = read(client, account.start)
-      .then(({ nano, completion }) => {
+      .then(({ nano, completion, cost }) => {
         account.booked = nano;
+        account.cost = Math.round(cost);
         if (completion > 0) account.completion = completion;
         again();
       })
@@ -147,7 +154,7 @@ export function createBudgets(
   function reserve(call: Call, request: Readonly<RequestFrame>, budget: Budget, account: Account): void {
     const limit = budget.usd * NANO;
     const spent = account.booked + account.booking + account.added;
-    const nano = estimate(request, account.completion);
+    const nano = estimate(request, account);
     if (spent >= limit) throw exceeded(budget, account.start, runtime.now());
     // One call at a time is always let in: how much it costs shows at its end.
     if (account.reserved > 0 && spent + account.reserved + nano > limit) throw taken(budget);
@@ -155,14 +162,16 @@ export function createBudgets(
     reservations.set(call, { account, nano });
   }
 
-  /** At the dearest price of the models that may answer. */
-  function estimate({ model, fallbacks = [], body }: Readonly<RequestFrame>, completionTokens: number): number {
-    let most = 0;
-    const tokens = { promptTokens: tokensIn(body.length), completionTokens };
-    for (const target of node.targets)
-      if (model === undefined || target.model.id === model || fallbacks.includes(target.model.id))
-        most = Math.max(most, priceOf(target.model, tokens) ?? 0);
-    return most;
+  /** At the dearest price of the models that may answer; where they have none, what the client's attempts cost. */
+  function estimate({ model, fallbacks = [], body }: Readonly<RequestFrame>, { completion, cost }: Account): number {
+    let most: number | undefined;
+    const tokens = { promptTokens: tokensIn(body.length), completionTokens: completion };
+    for (const target of node.targets) {
+      if (model !== undefined && target.model.id !== model && !fallbacks.includes(target.model.id)) continue;
+      const price = priceOf(target.model, tokens);
+      if (price !== undefined) most = Math.max(most ?? 0, price);
+    }
+    return most ?? cost;
   }
 
   return {

@@ -4,8 +4,9 @@ import type { AimoNode } from "../../core/node.ts";
 import { firstAt, rowsOf, sums, type By, type Range, type Sum } from "./_ledger-book.ts";
 import { clean, NANO, type Row } from "./_ledger-row.ts";
 
+const HOUR = 3_600_000;
 const DAY = 86_400_000;
-const UNITS: Record<string, number> = { m: 60_000, h: 3_600_000, d: DAY, w: 7 * DAY };
+const UNITS: Record<string, number> = { m: 60_000, h: HOUR, d: DAY, w: 7 * DAY };
 
 const time = z
   .string()
@@ -99,9 +100,11 @@ export function rangeOf({ since = "30d", until, client }: RowsQuery | UsageQuery
 /** The dearest first. */
 export async function usageOf(database: Database, by: By, asked: Range, { runtime }: AimoNode): Promise<UsageList> {
   const parts: Sum[] = [];
-  // Days without rows are passed over: whoever asks may name a time as far away as it likes.
+  // SQLite holds the node up meanwhile, a server does not.
+  const part = database.dialect === "postgresql" ? DAY : HOUR;
+  // Times without rows are passed over: whoever asks may name a time as far away as it likes.
   for (let from = await firstAt(database, asked); from !== undefined;) {
-    const next = Math.min(asked.until, (Math.floor(from / DAY) + 1) * DAY);
+    const next = Math.min(asked.until, (Math.floor(from / part) + 1) * part);
     parts.push(...(await sums(database, by, { ...asked, since: from, until: next })));
     await new Promise<void>((resolve) => runtime.turn(resolve));
     from = await firstAt(database, { ...asked, since: next });

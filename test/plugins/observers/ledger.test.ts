@@ -668,9 +668,29 @@ describe("a budget", () => {
     expect(codes.filter((code) => code === "ok")).toHaveLength(5);
   });
 
+  it("counts calls of a model without a price as what the client's calls have cost on average", async () => {
+    const runtime = shifted();
+    let go = Promise.resolve();
+    const handle: Handler = async (_, reply) => {
+      await go;
+      reply.send("x", { usage: { promptTokens: 1, completionTokens: 1, cost: 0.1 } });
+    };
+    const node = await start([priced("p", handle, "none")], { runtime });
+    const ask = () => collect(node, chat("m"), { origin: of(1.05, "day") });
+    for (let i = 0; i < 5; i++) await ask();
+    runtime.shift += 60_000; // what clients have spent is read again by then
+    const { promise, resolve } = Promise.withResolvers<void>();
+    go = promise;
+    const calls = Array.from({ length: 20 }, ask);
+    while ([...node.calls].length > 5) await new Promise<void>((next) => setImmediate(next));
+    resolve();
+    const codes = (await Promise.all(calls)).map(({ outcome }) => outcome.error?.code ?? "ok");
+    expect(codes.filter((code) => code === "ok")).toHaveLength(5);
+  });
+
   describe("that lies in a slow database", () => {
     /** A store whose tables answer when they are let; `only`: what has this in it. */
-    function slow(): { store: Plugin; hold(only?: string): void; go(): void } {
+    function slow(whenDown = "open"): { store: Plugin; hold(only?: string): void; go(): void } {
       const database = createDatabase(sqlite({ name: ":memory:" }));
       let gate = Promise.withResolvers<void>();
       let part = "";
@@ -690,7 +710,7 @@ describe("a budget", () => {
           name: "store-slow",
           enforce: "pre",
           provides: ["store"],
-          setup: (face) => face.provide("store", { kind: "slow", whenDown: "open", database: held } as never),
+          setup: (face) => face.provide("store", { kind: "slow", whenDown, database: held } as never),
         },
         hold(only = "") {
           gate = Promise.withResolvers<void>();
@@ -736,7 +756,7 @@ describe("a budget", () => {
     });
 
     it("is read while somebody else is told what was used", async () => {
-      const { store, hold, go } = slow();
+      const { store, hold, go } = slow("closed");
       const node = await start([store, tenth]);
       await collect(node, chat("m"));
       await node.use("ledger").usage({ by: "day" });
