@@ -24,6 +24,11 @@ export async function usage(options: UsageOptions): Promise<void> {
       "CONFIG_INVALID",
       "Rows are told by a node's admin socket alone: leave out --url, and run this where the node runs.",
     );
+  if (options.compare !== undefined && options.client !== undefined)
+    throw new AimoError(
+      "CONFIG_INVALID",
+      "--compare looks at all calls between the two nodes, which do not know each other's clients: leave out --client.",
+    );
   const asked = rangeOf(options);
   if (url !== undefined)
     return show(await getApi<UsageList>(toApi(url), `/v1/usage?${query({ ...asked, by })}`), options);

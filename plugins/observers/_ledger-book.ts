@@ -40,7 +40,7 @@ const FIELDS = Object.keys(COLUMNS) as (keyof Row)[];
 const NAMES = FIELDS.map(columnOf);
 /** They come once; a later revision does not repeat them. */
 const KEPT = new Set<keyof Row>(["receipt", "signature"]);
-const TABLE = "aimo_usage";
+export const TABLE = "aimo_usage";
 /** Rows of one statement: SQLite does it within the turn. */
 const BATCH = 64;
 /** SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH */
@@ -139,6 +139,9 @@ function isOfRow(error: unknown): boolean {
   return code === "ERR_INVALID_ARG_TYPE" || code === "ERR_OUT_OF_RANGE"; // SQLite was not even asked
 }
 
+/** Its sums never overflow, and are exact up to nine million dollars. */
+export const real = (field: keyof Row): string => `CAST(${columnOf(field)} AS DOUBLE PRECISION)`;
+
 /** Of a client from a time on. */
 export async function spentBy(
   database: Database,
@@ -155,78 +158,11 @@ export async function spentBy(
   return { nano: Number(nano ?? 0), completion: Number(completion ?? 0), cost: Number(cost ?? 0) };
 }
 
-export type By = "model" | "client" | "provider" | "day";
-
 /** Times are Unix ms: from `since` on, before `until`. */
 export interface Range {
   readonly since: number;
   readonly until: number;
   readonly client?: string | undefined;
-}
-
-/** What attempts of one role came to. */
-export interface Sum {
-  /** A model, a client, `peer/provider`, or the day's number since 1970. */
-  readonly key: string;
-  readonly role: Row["role"];
-  readonly calls: number;
-  readonly attempts: number;
-  readonly failed: number;
-  readonly cancelled: number;
-  readonly estimated: number;
-  readonly bytes: number;
-  readonly promptTokens: number;
-  readonly completionTokens: number;
-  readonly costNano: number;
-  /** Attempts whose told cost is not the card's price, and what was told above it. */
-  readonly overpriced: number;
-  readonly overNano: number;
-}
-
-const KEY: Record<By, string> = {
-  model: "model",
-  client: "client",
-  provider: "peer || '/' || provider",
-  day: "started_at / 86400000",
-};
-const count = (when: string): string => `SUM(CASE WHEN ${when} THEN 1 ELSE 0 END)`;
-/** Its sums never overflow, and are exact up to nine million dollars. */
-const real = (field: keyof Row): string => `CAST(${columnOf(field)} AS DOUBLE PRECISION)`;
-/** Prices are rounded, by a hundredth at most. */
-const OTHER =
-  "told_nano IS NOT NULL AND priced_nano IS NOT NULL AND ABS(told_nano - priced_nano) > 1 + priced_nano / 100";
-const SUMS: Record<Exclude<keyof Sum, "key" | "role">, string> = {
-  calls: "COUNT(DISTINCT call)",
-  attempts: "COUNT(*)",
-  failed: count("outcome = 'failed'"),
-  cancelled: count("outcome = 'cancelled'"),
-  estimated: count("estimated = 1"),
-  bytes: `SUM(${real("bytes")})`,
-  promptTokens: `SUM(${real("promptTokens")})`,
-  completionTokens: `SUM(${real("completionTokens")})`,
-  costNano: `SUM(${real("costNano")})`,
-  overpriced: count(OTHER),
-  overNano: `SUM(CASE WHEN ${OTHER} THEN ${real("toldNano")} - ${real("pricedNano")} ELSE 0 END)`,
-};
-const NUMERIC = Object.keys(SUMS) as (keyof typeof SUMS)[];
-
-/** Of one day or less, so that the days can be told apart. */
-export async function sums(database: Database, by: By, range: Range): Promise<Sum[]> {
-  const [where, params] = within(range);
-  const fields = NUMERIC.map((name) => `${SUMS[name]} AS ${columnOf(name)}`).join(", ");
-  const found = await select(
-    database,
-    `SELECT ${KEY[by]} AS key, role, ${fields} FROM ${TABLE} WHERE ${where} GROUP BY 1, 2`,
-    ...params,
-  );
-  return found.map((each) => ({
-    key: String(each["key"]),
-    role: each["role"] as Row["role"],
-    ...(Object.fromEntries(NUMERIC.map((name) => [name, Number(each[columnOf(name)])])) as Record<
-      keyof typeof SUMS,
-      number
-    >),
-  }));
 }
 
 /** Of the first row that there is. */
@@ -264,12 +200,12 @@ export async function forget(database: Database, before: number): Promise<number
   return ids.length;
 }
 
-function within({ since, until, client }: Range): [string, (string | number)[]] {
+export function within({ since, until, client }: Range): [string, (string | number)[]] {
   const times = "started_at >= ? AND started_at < ?";
   return client === undefined ? [times, [since, until]] : [`client = ? AND ${times}`, [client, since, until]];
 }
 
-async function select(
+export async function select(
   database: Database,
   sql: string,
   ...params: (string | number)[]
@@ -277,7 +213,7 @@ async function select(
   return (await database.prepare(sql).all(...params)) as Record<string, unknown>[];
 }
 
-function columnOf(field: string): string {
+export function columnOf(field: string): string {
   return field.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 

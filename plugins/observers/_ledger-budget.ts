@@ -59,6 +59,7 @@ interface Account {
 
 /** Of a client that has not asked before. tokens */
 const COMPLETION = 500;
+const BLANK = { booked: 0, booking: 0, added: 0, reserved: 0, completion: COMPLETION, cost: 0, stale: 0, late: false };
 /** ms */
 const WITHIN = 2_000;
 /** Other nodes that share the database spend, too: it is read again after so long, or after `SHARE` times what that takes. ms */
@@ -87,18 +88,7 @@ export function createBudgets(
     const start = startOf(per, runtime.now());
     let account = accounts.get(client);
     if (account === undefined || account.per !== per || account.start !== start) {
-      account = {
-        per,
-        start,
-        booked: 0,
-        booking: 0,
-        added: 0,
-        reserved: 0,
-        completion: COMPLETION,
-        cost: 0,
-        stale: 0,
-        late: false,
-      };
+      account = { per, start, ...BLANK };
     }
     accounts.delete(client);
     accounts.set(client, account);

@@ -1,8 +1,9 @@
 import type { Database } from "db0";
 import { z } from "zod";
 import type { AimoNode } from "../../core/node.ts";
-import { firstAt, rowsOf, sums, type By, type Range, type Sum } from "./_ledger-book.ts";
+import { firstAt, rowsOf, type Range } from "./_ledger-book.ts";
 import { clean, NANO, type Row } from "./_ledger-row.ts";
+import { sums, type By, type Sum } from "./_ledger-sums.ts";
 
 const HOUR = 3_600_000;
 const DAY = 86_400_000;

@@ -186,6 +186,10 @@ describe("aimo usage --compare", () => {
       stderr: expect.stringMatching(/this node's own export/) as string,
     });
     expect(await usage("gateway", "--compare", join(folders.gateway, "nowhere"))).toMatchObject({ code: 2 });
+    expect(await usage("gateway", "--client", "ann", "--compare", file)).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/leave out --client/) as string,
+    });
     expect(readFileSync(file, "utf8")).toContain('"ledger"');
   });
 });
