@@ -121,7 +121,8 @@ export function createBudgets(
         again();
       })
       .catch((error: unknown) => {
-        account.stale = runtime.now() + FRESH;
+        // Where calls go on without it, not each of them asks in vain.
+        account.stale = store().whenDown === "open" ? runtime.now() + FRESH : 0;
         throw error;
       })
       .finally(() => {
