@@ -954,6 +954,23 @@ describe.skipIf(noPostgres !== undefined)("with postgres()", () => {
     expect(readdirSync(join(dataDir, "ledger"))).toEqual([]);
   });
 
+  it("is not taken to be down for a row that it refuses for good, nor for a name that it cannot read", async () => {
+    const { url } = await startPostgres();
+    const dataDir = folder();
+    const kept = await start([cost]);
+    await ask(kept);
+    const [row] = await rowsOf(kept);
+    const first = await start([postgres({ url, whenDown: "closed" }), cost], { dataDir });
+    await ask(first);
+    await first.close();
+    const lines = [{ ...row, id: "bad", promptTokens: 0.5 }, row].map((each) => `${JSON.stringify(each)}\n`);
+    writeFileSync(join(dataDir, "ledger", "0.jsonl"), lines.join(""));
+    const node = await start([postgres({ url, whenDown: "closed" }), cost], { dataDir });
+    expect(await rowsOf(node)).toHaveLength(2);
+    expect(await node.use("ledger").usage({ by: "client", client: "a\0" })).toMatchObject({ data: [] });
+    expect((await ask(node)).status).toBe("ok");
+  });
+
   it("whenDown closed, calls are refused while it is down, and taken again when it is back", async () => {
     const { url, kill, start: again } = await startPostgres();
     const node = await start([postgres({ url, whenDown: "closed" }), cost], { dataDir: folder() });
