@@ -65,6 +65,8 @@ export interface ErrorData {
   param?: string;
   /** The plugin that failed. */
   plugin?: string;
+  /** The peer that it is about. */
+  peer?: string;
   /** The message is that of an upstream or a peer, and may quote the request: it goes to the client, and into no log. */
   told?: boolean;
   /** What the peer or the socket said, for this node's log; never sent on. */
