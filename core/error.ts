@@ -118,7 +118,8 @@ export class AimoError extends Error {
 export function whereOf(error: unknown): string {
   if (!(error instanceof Error)) return `a ${typeof error} was thrown`;
   const { code } = error as NodeJS.ErrnoException;
-  const place = /\n\s+at (.*)/.exec(error.stack ?? "")?.[1];
+  // The stack begins with the message, in which there may be a line that looks like a place.
+  const place = /\n\s+at (.*)/.exec(error.stack?.replace(error.message, "") ?? "")?.[1];
   return `${error.name}${code === undefined ? "" : ` ${code}`}${place === undefined ? "" : ` at ${place}`}`;
 }
 
