@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { SignJWT, type JWTPayload } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
 import { KEY, leaks, PROMPT, REPLY } from "../kit/canary.ts";
 import { endOfFile } from "../kit/clean.ts";
@@ -29,6 +30,8 @@ import { openSocket } from "../kit/websocket.ts";
 
 const CLIENT_KEY = `${KEY}-of-the-client`;
 const UPSTREAM_KEY = `${KEY}-of-the-upstream`;
+const LIMITED_KEY = `${KEY}-for-one-call-a-minute`;
+const ISSUER_SECRET = `${KEY}-with-which-the-issuer-signs`;
 const BODY = { model: "test-model", max_tokens: 100, messages: [{ role: "user", content: `${PROMPT} Hello` }] };
 const QUOTED = `no good: "${PROMPT} Hello", sent with ${UPSTREAM_KEY}`;
 const HOOKS = [
@@ -49,7 +52,7 @@ const HOOKS = [
 /** In the config of a node: a plugin that throws what a client says in the hook that it says, or lets the node die of it. */
 const LEAKY = `
 import { anthropicApi, openapi, subscribe, websocketApi } from "aimo/frontends";
-import { apiKeys, overload, rateLimit, trust, walletKeys } from "aimo/guards";
+import { apiKeys, jwt, overload, rateLimit, trust, walletKeys } from "aimo/guards";
 import { ledger, logger, metrics, requestLog, tracing } from "aimo/observers";
 import { anthropicToOpenai } from "aimo/translators";
 
@@ -97,6 +100,7 @@ const upstreams: Record<string, Answer> = {
 describe("of a gateway and a provider's node with everything on", () => {
   const cleanup = endOfFile();
   const folders: string[] = [];
+  const tokens: string[] = [];
   let receiver: Receiver;
   let upstream: Upstream;
   let gateway: AimoProcess;
@@ -135,7 +139,8 @@ describe("of a gateway and a provider's node with everything on", () => {
     upstream = await createUpstream({ cleanup });
     gateway = await start(
       "gateway",
-      `apiKeys({ keys: ["${CLIENT_KEY}"] }), http({ port: 0 }), openaiApi({ keepAlive: 50 }), anthropicApi(), aimoApi(),
+      `apiKeys({ keys: ["${CLIENT_KEY}", { key: "${LIMITED_KEY}", name: "limited", limits: { requests: 1 } }] }),
+       jwt({ issuer: "urn:issuer", audience: "aimo", secret: "${ISSUER_SECRET}" }), http({ port: 0 }), openaiApi({ keepAlive: 50 }), anthropicApi(), aimoApi(),
        websocketApi(), openapi(), anthropicToOpenai(), stream(), pubsub(), roundRobin(),
        libp2p({ listen: ["/ip4/127.0.0.1/tcp/0"] })`,
       "limits: { body: 65_536 }",
@@ -224,6 +229,37 @@ describe("of a gateway and a provider's node with everything on", () => {
     await expect(openSocket(gateway.api, { protocols: ["aimo", `aimo-key.${wrong}`] })).rejects.toThrow(/401/);
   });
 
+  it("a token that is good, and ones that are not", async () => {
+    upstream.answer = chat([REPLY]);
+    const claims = { email: `${KEY}@example`, note: PROMPT };
+    const sign = (more: JWTPayload = {}, secret = ISSUER_SECRET): Promise<string> =>
+      new SignJWT({ iss: "urn:issuer", aud: "aimo", sub: "someone", exp: Date.now() / 1_000 + 600, ...claims, ...more })
+        .setProtectedHeader({ alg: "HS256" })
+        .sign(Buffer.from(secret));
+    for (const [status, token] of [
+      [200, await sign()],
+      [401, await sign({}, `${ISSUER_SECRET}-not`)],
+      [401, await sign({ exp: 1 })],
+      [401, await sign({ aud: PROMPT })],
+      [401, await sign({ iss: PROMPT })],
+      [401, `${await sign()}${KEY}`],
+    ] as const) {
+      tokens.push(token);
+      const got = await ask("openai", { authorization: `Bearer ${token}` }).got();
+      expect(got.status).toBe(status);
+      expect(leaks(got.body, [token], [KEY, PROMPT])).toEqual([]);
+    }
+  });
+
+  it("a client whose limit is used up", async () => {
+    upstream.answer = chat([REPLY]);
+    const headers = { authorization: `Bearer ${LIMITED_KEY}` };
+    expectSafe(await ask("openai", headers).got());
+    const refused = await ask("openai", headers).got();
+    expect(refused.status).toBe(429);
+    expect(leaks(JSON.stringify(refused), [], [LIMITED_KEY, PROMPT])).toEqual([]);
+  });
+
   it("a provider that is killed in the middle of a reply", async () => {
     upstream.answer = hang(events([REPLY]).slice(0, 2));
     const asked = ask("openai, streaming");
@@ -267,7 +303,7 @@ describe("of a gateway and a provider's node with everything on", () => {
     });
     expect(receiver.spans.length).toBeGreaterThan(100);
     expect(seen.filter(([, text]) => text.length > 1_000).length).toBeGreaterThan(4);
-    expect(seen.flatMap(([where, text]) => leaks(text).map((leak) => `${where}: ${leak}`))).toEqual([]);
+    expect(seen.flatMap(([where, text]) => leaks(text, tokens).map((leak) => `${where}: ${leak}`))).toEqual([]);
   });
 });
 
