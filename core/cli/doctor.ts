@@ -1,5 +1,6 @@
 import { AimoError } from "../error.ts";
 import { checkApi } from "./doctor/api.ts";
+import { checkStore } from "./doctor/connect.ts";
 import { createCheckup, toLine } from "./doctor/checkup.ts";
 import { checkAddress, checkJoin } from "./doctor/join.ts";
 import { checkMachine } from "./doctor/local.ts";
@@ -46,6 +47,7 @@ export async function doctor({ url, node, join = [], models, tokens, ...about }:
         "There is nothing to check here: name a config with --config, an address of a node with --join, or its API with --url.",
       );
     await checkMachine(checkup, subject);
+    if (subject.store !== undefined) await checkStore(checkup, subject.store);
     await checkProviders(checkup, subject.providers, asked);
     const { serves, refusals } = subject;
     for (const address of [...subject.join, ...join])

@@ -24,6 +24,8 @@ export interface Subject {
   readonly listen: readonly string[];
   readonly join: readonly string[];
   readonly encrypt?: Libp2pOptions["encrypt"];
+  /** Masked. */
+  readonly store?: string | undefined;
   readonly providers: readonly Plugin[];
   /** It has models of its own. */
   readonly serves: boolean;
@@ -80,8 +82,9 @@ async function refusalsOf(node: Running | undefined): Promise<ReadonlyMap<string
 
 function partsOf(
   plugins: readonly Pick<Plugin, "name" | "options">[],
-): Pick<Subject, "http" | "listen" | "join" | "encrypt"> {
+): Pick<Subject, "http" | "listen" | "join" | "encrypt" | "store"> {
   const optionsOf = <T>(name: string): T | undefined => plugins.find((plugin) => plugin.name === name)?.options as T;
   const { listen = [], join = [], encrypt } = optionsOf<Libp2pOptions>("host-libp2p") ?? {};
-  return { http: optionsOf("frontend-http"), listen, join, ...(encrypt && { encrypt }) };
+  const { url: store } = optionsOf<{ url?: string }>("store-redis") ?? optionsOf("store-postgres") ?? {};
+  return { http: optionsOf("frontend-http"), store, listen, join, ...(encrypt && { encrypt }) };
 }
