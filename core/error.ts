@@ -65,6 +65,8 @@ export interface ErrorData {
   param?: string;
   /** The plugin that failed. */
   plugin?: string;
+  /** The peer that it is about. */
+  peer?: string;
   /** The message is that of an upstream or a peer, and may quote the request: it goes to the client, and into no log. */
   told?: boolean;
   /** What the peer or the socket said, for this node's log; never sent on. */
@@ -116,7 +118,8 @@ export class AimoError extends Error {
 export function whereOf(error: unknown): string {
   if (!(error instanceof Error)) return `a ${typeof error} was thrown`;
   const { code } = error as NodeJS.ErrnoException;
-  const place = /\n\s+at (.*)/.exec(error.stack ?? "")?.[1];
+  // The stack begins with the message, in which there may be a line that looks like a place.
+  const place = /\n\s+at (.*)/.exec(error.stack?.replace(error.message, "") ?? "")?.[1];
   return `${error.name}${code === undefined ? "" : ` ${code}`}${place === undefined ? "" : ` at ${place}`}`;
 }
 

@@ -123,6 +123,12 @@ export const BUILT_IN: readonly string[] = [
   "transport-stream",
 ];
 
+/** Those that come by themselves, so that they are in no config. */
+const OF_A_PRESET: Readonly<Record<string, string>> = {
+  "guard-api-keys":
+    ' `gateway()` has one when AIMO_API_KEY is set: unset that, or give the preset `key: ""`, and the key to yours.',
+};
+
 /** Flat, checked, in order, without the disabled ones. Throws CONFIG_INVALID in one sentence. */
 export function loadPlugins(list: PluginList, disable: readonly string[] = []): Plugin[] {
   const plugins = flatten(list);
@@ -131,7 +137,7 @@ export function loadPlugins(list: PluginList, disable: readonly string[] = []): 
     checkPlugin(plugin);
     if (names.has(plugin.name))
       throw invalid(
-        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.`,
+        `There are two plugins "${plugin.name}": leave one out, or give one a name (\`name: "…"\`). One of a preset takes the preset's options, or is replaced by a layer: \`extends\`, \`$production\`.${OF_A_PRESET[plugin.name] ?? ""}`,
         plugin.name,
       );
     names.add(plugin.name);

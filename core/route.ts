@@ -116,6 +116,12 @@ export function take(targets: Iterator<Target, void, undefined>): Target | undef
 /** Candidates only, and each once: a router that never ends is done with after as many as there are. */
 function* checked(list: Iterable<Target>, candidates: readonly Target[], plugin = "router"): Generator<Target> {
   const left = new Set(candidates);
+  if (typeof (list as Partial<typeof list> | undefined)?.[Symbol.iterator] !== "function")
+    throw new AimoError(
+      "PLUGIN_FAILED",
+      `The router ${plugin} returned no list of targets: \`select\` returns one, at once, and is not async.`,
+      { plugin },
+    );
   const iterator = guarded(plugin, () => list[Symbol.iterator]());
   for (;;) {
     const { done, value } = guarded(plugin, () => ({ ...iterator.next() }));

@@ -15,6 +15,8 @@ interface Shape {
   readonly far: readonly Plugin[];
   readonly hosts: readonly Plugin[];
   readonly hosted: boolean;
+  /** It is said who may provide. */
+  readonly limitsOffers: boolean;
 }
 
 interface Advice {
@@ -63,6 +65,12 @@ const TABLE: readonly Advice[] = [
       `${names(routers)} has nothing to choose from: the calls of peers are for the one provider of this node. Leave it out, or add a frontend.`,
   },
   {
+    when: (node) => node.limitsOffers && has(node.providers) && !has(node.doors) && !node.relay,
+    say: () =>
+      "`provide` of guard-trust says who may offer models here, but nobody can ask this node for any but its own: " +
+      "what others gave this node goes into `invites`, and who may call it into `call`.",
+  },
+  {
     when: (node) => isIdle(node) && !node.relay,
     say: () =>
       "This node has nothing to do: it has neither a frontend nor a provider. Add one, or let it pass on calls between its peers with `relay: true`.",
@@ -99,6 +107,7 @@ export function adviseOn(plugins: readonly Plugin[], { relay = false }: Partial<
     far: transports.filter(({ name }) => name !== "transport-memory"),
     hosts: giving("libp2p"),
     hosted: has(needing("libp2p")),
+    limitsOffers: plugins.some(limitsOffers),
   };
   return TABLE.filter(({ when }) => when(node)).map(({ say }) => say(node));
 }
@@ -113,6 +122,11 @@ function has(list: readonly Plugin[]): boolean {
 
 function isIdle({ doors, servers, providers }: Shape): boolean {
   return !has(doors) && !has(servers) && !has(providers);
+}
+
+function limitsOffers({ name, options }: Plugin): boolean {
+  const { provide } = (options ?? {}) as { provide?: { allow?: unknown } };
+  return name === "guard-trust" && provide?.allow !== undefined;
 }
 
 function isAlone({ name, options }: Plugin): boolean {

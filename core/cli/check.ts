@@ -2,6 +2,7 @@ import { styleText } from "node:util";
 import { resolveConfig } from "../config.ts";
 import { listPlugins } from "../listing.ts";
 import { checkExposed, loadPlugins } from "../plugin.ts";
+import { checkStore } from "../../plugins/stores/_store.ts";
 import { adviseOn } from "./advice.ts";
 import { effective, type ConfigOptions } from "./effective.ts";
 import { pluginTable } from "./plugins.ts";
@@ -13,6 +14,7 @@ export async function check(options: ConfigOptions): Promise<void> {
   const settings = resolveConfig(config);
   const on = loadPlugins(settings.plugins, settings.disable);
   if (!settings.insecure) checkExposed(on);
+  checkStore(on);
   const plugins = listPlugins(settings.plugins, settings.disable);
   const advice = adviseOn(on, settings);
   if (options.json) return printJson({ ok: true, file, plugins, advice });

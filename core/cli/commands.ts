@@ -21,9 +21,14 @@ function toCount(value: string): number {
 
 const UNITS: Record<string, number> = { m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-function toDuration(value: string): number {
+/** 0 for what is no time. */
+function toMs(value: string): number {
   const [, count = "0", unit = ""] = /^(\d{1,4})([mhd])$/.exec(value) ?? [];
-  const ms = Number(count) * (UNITS[unit] ?? 0);
+  return Number(count) * (UNITS[unit] ?? 0);
+}
+
+function toDuration(value: string): number {
+  const ms = toMs(value);
   if (ms === 0) throw new InvalidArgumentError("it must be a time such as 30m, 12h or 30d.");
   return ms;
 }
@@ -45,8 +50,9 @@ function toScopes(value: string, before: string[] = []): string[] {
 
 /** Unix ms. */
 function toMoment(value: string): number {
-  const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Date.now() + toDuration(value);
-  if (Number.isNaN(date)) throw new InvalidArgumentError("it must be a day such as 2030-12-31.");
+  const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Date.now() + (toMs(value) || Number.NaN);
+  if (Number.isNaN(date))
+    throw new InvalidArgumentError("it must be 30m, 12h, 30d or the like, or a day such as 2030-12-31.");
   return date;
 }
 

@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { gateway } from "../../plugins/presets/gateway.ts";
 import { demo } from "../../plugins/providers/demo.ts";
 import type { NodeConfig } from "../config.ts";
-import { tryLines } from "./banner.ts";
+import { tryLines, wantsOf } from "./banner.ts";
 import { CONFIG_NAMES, findConfig, load } from "./load.ts";
 import { run, type Running, type RunOptions } from "./run.ts";
 import { watchFiles } from "./watch.ts";
@@ -35,8 +35,8 @@ export async function dev({ config: file = findConfig(), env, port, ...options }
     await run(
       file === undefined ? demoNode() : await read(),
       options,
-      (ready) =>
-        `aimo dev is up, and takes what changes in ${file ?? "aimo.config.ts, once there is one"}\n${tryLines(ready)}`,
+      (ready, node) =>
+        `aimo dev is up, and takes what changes in ${file ?? "aimo.config.ts, once there is one"}\n${tryLines(ready, wantsOf(node))}`,
       { again: read, renew: true },
     ),
   );

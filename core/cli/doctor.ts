@@ -1,5 +1,6 @@
 import { AimoError } from "../error.ts";
 import { checkApi } from "./doctor/api.ts";
+import { checkStore } from "./doctor/connect.ts";
 import { createCheckup, toLine } from "./doctor/checkup.ts";
 import { checkAddress, checkJoin } from "./doctor/join.ts";
 import { checkMachine } from "./doctor/local.ts";
@@ -29,7 +30,7 @@ export async function doctor({ url, node, join = [], models, tokens, ...about }:
   await checkup.check("node.js", process.version, () => undefined); // too old a one does not come here
   if (url !== undefined) await checkApi(checkup, url, asked);
   if (url === undefined || about.config !== undefined) {
-    let subject: Subject = { listen: [], join: [], providers: [] };
+    let subject: Subject = { listen: [], join: [], providers: [], serves: false, refusals: new Map() };
     const file = about.config ?? (node === undefined ? findConfig() : undefined);
     if (file !== undefined)
       await checkup.check("config", file, async () => {
@@ -46,10 +47,16 @@ export async function doctor({ url, node, join = [], models, tokens, ...about }:
         "There is nothing to check here: name a config with --config, an address of a node with --join, or its API with --url.",
       );
     await checkMachine(checkup, subject);
+    if (subject.store !== undefined) await checkStore(checkup, subject.store);
     await checkProviders(checkup, subject.providers, asked);
-    const serves = subject.providers.length > 0;
+    const { serves, refusals } = subject;
     for (const address of [...subject.join, ...join])
-      await checkJoin(checkup, address, { ...asked, serves, ...(subject.encrypt && { encrypt: subject.encrypt }) });
+      await checkJoin(checkup, address, {
+        ...asked,
+        serves,
+        refusals,
+        ...(subject.encrypt && { encrypt: subject.encrypt }),
+      });
   }
   const failed = checkup.findings.filter(({ ok }) => !ok);
   if (about.json) printJson({ ok: failed.length === 0, findings: checkup.findings });

@@ -1,5 +1,5 @@
 import { gateway as preset } from "../../plugins/presets/gateway.ts";
-import { tryLines } from "./banner.ts";
+import { tryLines, wantsOf } from "./banner.ts";
 import { defaultDataDir, run, type RunOptions } from "./run.ts";
 
 export interface GatewayFlags extends RunOptions {
@@ -30,5 +30,5 @@ export async function gateway({
     ...(listen.length > 0 && { listen }),
     ...((invited || invites.length > 0) && { trust }),
   });
-  await run({ plugins, dataDir }, options, (ready) => `aimo gateway is up\n${tryLines(ready)}`);
+  await run({ plugins, dataDir }, options, (ready, node) => `aimo gateway is up\n${tryLines(ready, wantsOf(node))}`);
 }

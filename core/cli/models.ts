@@ -1,7 +1,7 @@
 import type { ModelCard } from "../frame.ts";
 import type { TargetStats } from "../parts.ts";
 import { checkKnown, findNode, getApi, OR_URL, toApi, type Asked } from "./ask.ts";
-import { pairs, printJson, short, table } from "./table.ts";
+import { pairs, rounded, printJson, short, table } from "./table.ts";
 
 /** A target; what the HTTP API does not tell is absent. */
 export interface ListedTarget {
@@ -78,7 +78,10 @@ function toRow({ model, provider, peer, local, via, load, card, stats, routing }
     number(stats?.failures),
     number(stats?.firstChunk),
     number(stats?.chunksPerSecond),
-    [...(leftOutBy === undefined ? [] : [`left out by ${leftOutBy}`]), ...Object.values(figures).map(pairs)].join("; "),
+    [
+      ...(leftOutBy === undefined ? [] : [`left out by ${leftOutBy}`]),
+      ...Object.values(figures).map((each) => pairs(rounded(each))),
+    ].join("; "),
   ];
 }
 

@@ -1,5 +1,5 @@
 import { findNode, getApi, OR_URL, toApi, type Asked } from "./ask.ts";
-import { duration, printJson, table } from "./table.ts";
+import { duration, plain, printJson, table } from "./table.ts";
 
 interface Peer {
   readonly id: string;
@@ -8,6 +8,8 @@ interface Peer {
   readonly models: number;
   /** Unix ms; null where the node does not say. */
   readonly since: number | null;
+  /** Why it does not take what the node offers. */
+  readonly refuses?: string;
 }
 
 export async function peers(asked: Asked): Promise<void> {
@@ -23,6 +25,7 @@ export async function peers(asked: Asked): Promise<void> {
     since === null ? "-" : duration(Math.max(0, now - since)),
   ]);
   process.stdout.write(table(["PEER", "LINKS", "LOAD", "MODELS", "SINCE"], rows));
+  for (const { refuses } of list) if (refuses !== undefined) process.stdout.write(`${plain(refuses)}\n`);
 }
 
 async function ofSocket(asked: Asked): Promise<Peer[]> {

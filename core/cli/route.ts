@@ -3,7 +3,7 @@ import { AimoError } from "../error.ts";
 import type { Decision, Weighed } from "../route.ts";
 import { checkKnown, findNode, type Asked } from "./ask.ts";
 import type { ListedTarget } from "./models.ts";
-import { pairs, plain, printJson, short } from "./table.ts";
+import { pairs, rounded, plain, printJson, short } from "./table.ts";
 
 export interface RouteOptions extends Asked {
   readonly model: string;
@@ -83,7 +83,7 @@ function explanation(shown: Shown, what: string): string {
 }
 
 function figuresOf({ id, figures }: Weighed): string {
-  return `${short(id)}${Object.keys(figures).length > 0 ? `  ${plain(pairs(figures))}` : ""}`;
+  return `${short(id)}${Object.keys(figures).length > 0 ? `  ${plain(pairs(rounded(figures)))}` : ""}`;
 }
 
 function toHeader(text: string): [string, string] {

@@ -41,7 +41,7 @@ export function defaultDataDir(kind: string): string {
 export async function run(
   config: NodeConfig,
   { json = false, disable = [] }: RunOptions,
-  banner: (ready: Ready) => string,
+  banner: (ready: Ready, node: AimoNode) => string,
   { again, renew = false }: Source = {},
 ): Promise<Running> {
   const pending: string[] = [];
@@ -70,7 +70,7 @@ export async function run(
     node = await createNode(next);
     dataDir = next.dataDir;
     const facts = readyOf(node);
-    process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts));
+    process.stdout.write(json ? `${JSON.stringify(facts)}\n` : banner(facts, node));
     ready = true;
     for (const line of pending.splice(0)) process.stdout.write(line);
     advise(node, next);

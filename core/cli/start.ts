@@ -1,5 +1,5 @@
 import type { NodeConfig } from "../config.ts";
-import { tryLines } from "./banner.ts";
+import { tryLines, wantsOf } from "./banner.ts";
 import { findConfig, load } from "./load.ts";
 import { run, type RunOptions } from "./run.ts";
 
@@ -10,5 +10,5 @@ export interface StartFlags extends RunOptions {
 
 export async function start({ config: file = findConfig(), env, ...options }: StartFlags): Promise<void> {
   const read = async (): Promise<NodeConfig> => (await load(file, { env })).config;
-  await run(await read(), options, (ready) => `aimo is up\n${tryLines(ready)}`, { again: read });
+  await run(await read(), options, (ready, node) => `aimo is up\n${tryLines(ready, wantsOf(node))}`, { again: read });
 }

@@ -56,6 +56,13 @@ export function pairs(values: object): string {
     .join(", ");
 }
 
+/** What was measured, with four digits where it is no whole number. */
+export function rounded(values: object): object {
+  const round = (value: unknown): unknown =>
+    typeof value === "number" && !Number.isInteger(value) ? Number(value.toPrecision(4)) : value;
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, round(value)]));
+}
+
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }

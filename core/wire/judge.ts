@@ -58,7 +58,7 @@ export function createJudge(
     refused(by, why) {
       if (!isNews(`by ${by}`)) return;
       const message = `${by} does not take what this node offers: ${why.slice(0, 300)}`;
-      hooks.tell("node:error", new AimoError("FORBIDDEN", message));
+      hooks.tell("node:error", new AimoError("FORBIDDEN", message, { peer: by }));
     },
   };
 }

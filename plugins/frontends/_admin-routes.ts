@@ -19,9 +19,19 @@ import { parse, parseQuery } from "./_exchange.ts";
 export interface Since {
   readonly start: number;
   readonly peers: ReadonlyMap<string, number>;
+  /** Peers that do not take what this node offers. */
+  readonly refused: ReadonlyMap<string, Refusal>;
 }
 
-export function showNode(node: AimoNode, { start }: Since): object {
+export interface Refusal {
+  readonly at: number;
+  readonly why: string;
+}
+
+/** A peer that goes on refusing says so once a minute. ms */
+const REFUSAL_COUNTS = 180_000;
+
+export function showNode(node: AimoNode, { start }: Pick<Since, "start">): object {
   const { id, config, runtime } = node;
   return {
     id,
@@ -48,12 +58,17 @@ export function showPlugins({ config }: AimoNode): object {
 
 export function showPeers(node: AimoNode, since: Since): object {
   const targets = Map.groupBy(node.targets, ({ peer }) => peer);
+  const whyRefused = (peer: string): string | undefined => {
+    const { at, why } = since.refused.get(peer) ?? { at: Number.NEGATIVE_INFINITY };
+    return node.runtime.now() - at < REFUSAL_COUNTS ? why : undefined;
+  };
   const linked = new Map([...node.peers].map(({ id, links }) => [id, links]));
   // Peers that only a relay has a link to are known by their models.
   const ids = new Set([...linked.keys(), ...[...targets.keys()].filter((peer) => peer !== node.id)]);
   return {
     data: [...ids].map((id) => {
       const own = targets.get(id) ?? [];
+      const refuses = whyRefused(id);
       const load = own.find((target) => target.load !== undefined)?.load;
       return {
         id,
@@ -61,6 +76,7 @@ export function showPeers(node: AimoNode, since: Since): object {
         load: load ?? null,
         models: own.length,
         since: linked.has(id) ? (since.peers.get(id) ?? null) : null,
+        ...(refuses !== undefined && { refuses }),
       };
     }),
   };

@@ -19,6 +19,7 @@ import {
   showPlugins,
   showRows,
   showUsage,
+  type Refusal,
 } from "./_admin-routes.ts";
 import { entryOf, isAlive, runFolder, socketIn } from "./_admin-socket.ts";
 import { readBody, send, sendError } from "./_exchange.ts";
@@ -32,16 +33,17 @@ const MOST = 65_536;
  */
 export function admin(): Plugin {
   const joined = new Map<string, number>();
+  const refused = new Map<string, Refusal>();
   const server = createServer((req, res) => void answer(req, res));
   let node: AimoNode;
   let start = 0;
   let entry: string | undefined;
 
   const routes: Record<string, (req: IncomingMessage) => Awaitable<object>> = {
-    "GET /node": () => showNode(node, { start, peers: joined }),
+    "GET /node": () => showNode(node, { start }),
     "GET /config": () => showConfig(node),
     "GET /plugins": () => showPlugins(node),
-    "GET /peers": () => showPeers(node, { start, peers: joined }),
+    "GET /peers": () => showPeers(node, { start, peers: joined, refused }),
     "GET /models": () => showModels(node),
     "GET /calls": () => showCalls(node),
     "GET /invites": () => showInvites(node),
@@ -73,7 +75,14 @@ export function admin(): Plugin {
     options: {},
     hooks: {
       "peer:join": (peer) => void joined.set(peer, node.runtime.now()),
-      "peer:leave": (peer) => void joined.delete(peer),
+      "peer:leave"(peer) {
+        joined.delete(peer);
+        refused.delete(peer);
+      },
+      "node:error"({ code, message, data: { peer } }) {
+        if (code === "FORBIDDEN" && peer !== undefined && joined.has(peer))
+          refused.set(peer, { at: node.runtime.now(), why: message });
+      },
     },
     setup(face) {
       node = face;

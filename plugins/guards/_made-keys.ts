@@ -39,6 +39,8 @@ export interface MadeKeys {
   use(id: string): void;
   create(wish: Wish, by: string): Promise<NewKey>;
   list(): Promise<readonly ShownKey[]>;
+  /** Undefined where nobody knows. */
+  count(): number | undefined;
   rotate(id: string, grace: number): Promise<NewKey>;
   revoke(id: string): Promise<void>;
   close(): Promise<void>;
@@ -194,6 +196,7 @@ export async function openMadeKeys(node: AimoNode, gone: (id: string) => void): 
         if (opened.shared) (await usedIn(opened.now.values, keys.keys())).forEach(note);
         return [...keys.values()].map(({ kept }) => show(kept)).toSorted((a, b) => a.createdAt - b.createdAt);
       }),
+    count: () => (seen === undefined ? undefined : keys.size),
     rotate: (id, grace) =>
       inTurn(async () => {
         const { former: _, hash, ...before } = await keptOf(id);

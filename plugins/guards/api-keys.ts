@@ -2,6 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { z } from "zod";
 import type { Allowance } from "../../core/call.ts";
 import { AimoError, checkOptions, type AimoNode, type Origin, type Plugin, type Scope } from "../../core/index.ts";
+import { listPlugins } from "../../core/listing.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
 import { allowanceOf, granted, hasScope, sha256, type Grant, type Wish } from "./_grant.ts";
 import { mountKeys } from "./_keys-api.ts";
@@ -144,6 +145,14 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
     mounted = http;
   }
 
+  /** A node that was put on the net for the first time would refuse all, and only its clients be told why. */
+  function warnOfNone(): void {
+    const { plugins, disable } = node.config;
+    const guards = listPlugins(plugins, disable).filter(({ on, provides }) => on && provides.includes("auth"));
+    if (node.find("http") !== undefined && guards.length === 1 && known.length === 0 && made.count() === 0)
+      node.log("warn", "no client can call: there is no API key; `aimo keys create --name …` makes one");
+  }
+
   const plugin: Plugin = {
     name: "guard-api-keys",
     enforce: "pre",
@@ -151,8 +160,10 @@ export function apiKeys(options: ApiKeysOptions = {}): Plugin {
     options: { keys: known.map(({ grant, digest }) => ({ ...grant, digest: digest.toString("hex", 0, 4) })) },
     provides: ["auth", "keys"],
     hooks: {
-      // A route can be mounted now: the server comes after a `pre` plugin.
-      "node:ready": mount,
+      "node:ready"() {
+        mount(); // a route can be mounted now: the server comes after a `pre` plugin
+        warnOfNone();
+      },
       "config:change": mount,
       "auth:claim"(text, claim) {
         if (isMade(text) || find(known, sha256(text))) claim();

@@ -98,11 +98,16 @@ function describe(call: Call, outcome: Outcome, model: string | undefined, now: 
   };
 }
 
-/** Not `detail`: what a plugin or a parser said there may quote a prompt. */
+/**
+ * Of a plugin that failed also where: without that its author had nothing to go by. No other `detail`: what a plugin or a
+ * parser said there may quote a prompt.
+ */
 function toFields(error: AimoError | undefined): LogFields {
   if (error === undefined) return {};
   const { code, message, data } = error;
-  return { code, ...(!data.told && { error: message.slice(0, LONGEST) }) };
+  const { detail, plugin, told } = data;
+  const where = code === "PLUGIN_FAILED" && plugin !== undefined && detail !== undefined && !told && { detail };
+  return { code, ...(!told && { error: message.slice(0, LONGEST) }), ...where };
 }
 
 function names(key: string, targets: readonly Target[]): LogFields {

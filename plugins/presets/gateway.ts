@@ -21,7 +21,7 @@ export interface GatewayOptions extends HttpOptions {
   listen?: string[];
   /** Multiaddrs of nodes to stay connected to. */
   join?: string[];
-  /** What clients must send as a Bearer key. Default: the environment's `AIMO_API_KEY`, if set. */
+  /** What clients must send as a Bearer key. Default: the environment's `AIMO_API_KEY`, if set; `""` leaves the keys to an `apiKeys()` beside it. */
   key?: string;
   /** Which peers may provide and call, and this node's invitations. Default: whoever can dial it. */
   trust?: TrustOptions;

@@ -3,7 +3,7 @@ import type { Storage } from "unstorage";
 import type { Settings } from "../../core/config.ts";
 import { AimoError } from "../../core/error.ts";
 import type { AimoNode } from "../../core/node.ts";
-import { disabledBy, flatten } from "../../core/plugin.ts";
+import { disabledBy, flatten, type Plugin } from "../../core/plugin.ts";
 
 /** How a counter stands. */
 export interface Count {
@@ -68,8 +68,7 @@ export async function openStore(node: AimoNode, user: string): Promise<OpenStore
   const named = flatten(plugins).find(
     ({ name, provides }) => provides?.includes("store") && disabledBy(name, disable) === undefined,
   );
-  if (named !== undefined && node.find("store") === undefined)
-    throw new AimoError("CONFIG_INVALID", `${named.name} must stand before ${user} in \`plugins\`, which uses it.`);
+  if (named !== undefined && node.find("store") === undefined) throw isBehind(named.name, user);
   // Nodes that keep nothing pay nothing for it.
   const { openLocal } = await import("./_local.ts");
   let local: (Store & { close(): Promise<void> }) | undefined;
@@ -86,4 +85,17 @@ export async function openStore(node: AimoNode, user: string): Promise<OpenStore
     },
     close: async () => local?.close(),
   };
+}
+
+const USERS = /^(guard-api-keys|guard-rate-limit|guard-trust|observer-ledger)(:|$)/;
+
+/** What `openStore` would refuse, for plugins in the order in which they start. Throws CONFIG_INVALID. */
+export function checkStore(on: readonly Plugin[]): void {
+  const at = on.findIndex(({ provides }) => provides?.includes("store"));
+  const user = on.find(({ name }, i) => i < at && USERS.test(name));
+  if (user) throw isBehind((on[at] as Plugin).name, user.name);
+}
+
+function isBehind(store: string, user: string): AimoError {
+  return new AimoError("CONFIG_INVALID", `${store} must stand before ${user} in \`plugins\`, which uses it.`);
 }

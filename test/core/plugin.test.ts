@@ -39,6 +39,7 @@ describe("a list of plugins", () => {
     expect(refused([named("a-a"), [named("a-a")]])).toContain(
       'There are two plugins "a-a": leave one out, or give one a name',
     );
+    expect(refused([named("guard-api-keys"), named("guard-api-keys")])).toContain("AIMO_API_KEY");
   });
 
   it("must be an array of objects", () => {

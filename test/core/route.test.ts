@@ -46,6 +46,12 @@ describe("the order of targets", () => {
 });
 
 describe("a router that breaks the contract is named", () => {
+  it("one that is async, with what is wrong about it", () => {
+    expect(() => peers(route((async () => [a]) as never))).toThrow(
+      /returned no list of targets: `select` .* is not async\.$/,
+    );
+  });
+
   const cases: Record<string, Router["select"]> = {
     throws: () => {
       throw new Error("broken");

@@ -72,7 +72,7 @@ describe("`aimo doctor --join` names the layer that fails", () => {
     const { port } = server.address() as AddressInfo;
     server.close();
     await once(server, "close");
-    await examineJoin(on(port), "tcp", /^Nothing listens there: start the node, and check the port\.$/, []);
+    await examineJoin(on(port), "tcp", /^Nothing listens there: start it, and check the port\.$/, []);
   });
 
   it("a line on which all bytes vanish", async () => {
@@ -212,6 +212,23 @@ describe("`aimo doctor` of a config", () => {
     writeFileSync(join(cwd, "aimo.config.ts"), "export default {");
     const broken = await examine([], options);
     expect(broken.failed).toMatchObject([{ layer: "config", said: expect.stringMatching(/^aimo\.config\.ts:1:\d+/) }]);
+  });
+
+  it("looks whether there is the store that it names, and shows no password of it", async () => {
+    const server = await listening(() => undefined);
+    const own = (port: number): string =>
+      `import { redis } from "aimo/stores";\n${IMPORTS}export default defineConfig({ plugins: [redis({ url: "redis://me:hidden@127.0.0.1:${port}" }), http({ port: 0 }), openaiApi()] });`;
+    const cwd = projectFolder({ "aimo.config.ts": own(9) });
+    const options = { cwd, env: { HOME: cwd } };
+    const away = await examine([], options);
+    expect(away.failed).toMatchObject([
+      { layer: "store", about: "127.0.0.1:9", said: expect.stringMatching(/^Nothing listens there/) },
+    ]);
+    expect(away.exit.stdout + away.exit.stderr).not.toContain("hidden");
+    writeFileSync(join(cwd, "aimo.config.ts"), own(server));
+    const there = await examine([], options);
+    expect(there).toMatchObject({ ok: true, failed: [] });
+    expect(there.layers).toContain("store");
   });
 
   it("knows the node that runs already, and its ports, without a config too", async () => {

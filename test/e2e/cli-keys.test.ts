@@ -92,7 +92,11 @@ describe("`aimo keys`", () => {
     };
     await failed(["create"], 2, /required option '--name <name>' not specified/);
     await failed(["create", "--name", "x", "--scope", "root"], 2, /a scope is call, read or admin/);
-    await failed(["create", "--name", "x", "--expires", "soon"], 2, /must be a time such as 30m, 12h or 30d/);
+    await failed(
+      ["create", "--name", "x", "--expires", "soon"],
+      2,
+      /must be 30m, 12h, 30d or the like, or a day such as 2030-12-31/,
+    );
     await failed(["create", "--name", "x", "--budget", "10/week"], 2, /must look like 10\/month/);
     await failed(["create", "--name", "x", "--priority", "top"], 2, /Allowed choices are high, normal, low/);
     await failed(["create", "--name", "x", "--expires", "2020-01-01"], 1, /expires: must lie in the future/);

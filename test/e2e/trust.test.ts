@@ -32,12 +32,18 @@ describe("a gateway that wants invitations", () => {
     const data = dataDir();
     const args = ["--invited", "--data-dir", data];
     const gateway = await startGateway(args);
-    const stranger = await startProvider(gateway, upstream.url);
+    const theirs = dataDir();
+    const stranger = await startProvider(gateway, upstream.url, ["--data-dir", theirs]);
     await refused(
       stranger,
       `${gateway.ready.peerId} does not take what this node offers: Only nodes that were invited`,
     );
     await stranger.said("ask for an invitation (`aimo invite`)");
+    const shown = await runAimo(["peers", "--node", theirs]);
+    expect(shown.stdout).toContain("does not take what this node offers: Only nodes that were invited");
+    const doctor = await runAimo(["doctor", "--no-tokens", "--node", theirs]);
+    expect(doctor.code).toBe(1);
+    expect(doctor.stdout).toMatch(/^FAILED {2}offer .*\n {10}\w+ does not take what this node offers: .*--invite\.$/m);
 
     const token = await invite(data, "--label", "machine room");
     const own = dataDir();

@@ -5,8 +5,16 @@ import type { Checkup } from "./checkup.ts";
 /** ms */
 const CONNECT_WITHIN = 5_000;
 
+/** Is there a server? What else is wrong with it a start says, in a sentence of its own. `url`: masked. */
+export async function checkStore(checkup: Checkup, url: string): Promise<void> {
+  if (!URL.canParse(url)) return;
+  const { hostname, port, protocol } = new URL(url);
+  const usual = protocol.startsWith("redis") ? 6_379 : 5_432;
+  if (hostname !== "") await checkTcp(checkup, hostname.replace(/^\[(.*)\]$/, "$1"), Number(port) || usual, "store");
+}
+
 /** The name, and then the port: true when something listens there. */
-export async function checkTcp({ check }: Checkup, host: string, port: number): Promise<boolean> {
+export async function checkTcp({ check }: Checkup, host: string, port: number, layer = "tcp"): Promise<boolean> {
   let address = host;
   if (isIP(host) === 0) {
     const found = await check("dns", host, async () => {
@@ -15,7 +23,7 @@ export async function checkTcp({ check }: Checkup, host: string, port: number): 
     });
     if (!found) return false;
   }
-  return check("tcp", `${host}:${port}`, () => open(address, port));
+  return check(layer, `${host}:${port}`, () => open(address, port));
 }
 
 async function resolved(host: string): Promise<string> {
@@ -46,7 +54,7 @@ function open(host: string, port: number): Promise<void> {
 }
 
 const SENTENCES: Record<string, string> = {
-  ECONNREFUSED: "Nothing listens there: start the node, and check the port.",
+  ECONNREFUSED: "Nothing listens there: start it, and check the port.",
   EHOSTUNREACH: "There is no way to that host: check the address, and the network between.",
   ENETUNREACH: "There is no way to that network: check the address, and this machine's own network.",
   ECONNRESET: "It was reset at once: something between does not let it through.",

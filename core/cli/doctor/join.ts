@@ -17,6 +17,7 @@ export interface JoinOptions extends TokenOptions {
   readonly encrypt?: Libp2pOptions["encrypt"];
   /** The node serves models of its own: those that it joins may have none. */
   readonly serves: boolean;
+  readonly refusals: ReadonlyMap<string, string>;
 }
 
 /** Throws CONFIG_INVALID. */
@@ -29,7 +30,7 @@ export async function checkJoin(checkup: Checkup, address: string, options: Join
   const { check } = checkup;
   const { host, port } = whereOf(address);
   if (host !== undefined && port !== undefined && !(await checkTcp(checkup, host, port))) return;
-  const { encrypt, serves, tokens } = options;
+  const { encrypt, serves, refusals, tokens } = options;
   const node = await createNode({
     plugins: [quiet(), libp2p({ ...(encrypt && { encrypt }) }), stream()],
     timeouts: { connect: DIAL_WITHIN, firstChunk: TOKEN_WITHIN },
@@ -62,6 +63,11 @@ export async function checkJoin(checkup: Checkup, address: string, options: Join
       ["models", () => models(node, peer, serves || !tokens)],
     ];
     for (const [layer, run] of layers) if (!(await check(layer, address, run))) return;
+    const refusal = refusals.get(peer);
+    if (refusal !== undefined)
+      await check("offer", address, () => {
+        throw new Error(refusal);
+      });
     await checkTokens(checkup, node, targetsOf(node, peer), options);
   } finally {
     await node.close();

@@ -15,6 +15,8 @@ const host = (): PluginList => [libp2p({ join: JOIN }), stream()];
 it.each<[string, PluginList]>([
   ["a gateway", gateway()],
   ["a provider", provider({ join: JOIN })],
+  ["a gateway with trust()", gateway({ trust: { provide: { allow: [] } } })],
+  ["a provider with trust()", provider({ join: JOIN, trust: { call: { allow: [] } } })],
   ["one process for all", [http(), openaiApi(), demo()]],
   ["one process with two nodes in it", [http(), openaiApi(), memory(), demo()]],
   ["a gateway on gossip alone", [http(), aimoApi(), libp2p({ listen: JOIN }), pubsub()]],
@@ -51,6 +53,11 @@ it.each<[string, PluginList, RegExp]>([
     "a host without a transport",
     [http(), openaiApi(), demo(), libp2p({ join: JOIN })],
     /^host-libp2p is of no use without a transport over it: add `stream\(\)`/,
+  ],
+  [
+    "a provider that says who may provide",
+    provider({ join: JOIN, trust: { provide: { allow: [] } } }),
+    /^`provide` of guard-trust says who may offer models here.*into `invites`/,
   ],
   [
     "a host that neither listens nor joins",

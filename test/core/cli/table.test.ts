@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { duration, short, table } from "../../../core/cli/table.ts";
+import { duration, pairs, rounded, short, table } from "../../../core/cli/table.ts";
 
 const lines = (text: string): string[] =>
   text
@@ -37,3 +37,9 @@ it.each([
   [18_000_000, "5 h"],
   [200_000_000, "2 d"],
 ])("says %d ms as %s", (ms, text) => expect(duration(ms)).toBe(text));
+
+it("rounds what was measured, and no count", () => {
+  expect(pairs(rounded({ firstChunk: 48.1640625, failing: 0.000123456, calls: 1_234_567, state: "closed" }))).toBe(
+    "firstChunk 48.16, failing 0.0001235, calls 1234567, state closed",
+  );
+});

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createStorage, type Driver } from "unstorage";
 import memoryDriver from "unstorage/drivers/memory";
-import { beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import {
   AimoError,
   createNode,
@@ -14,6 +14,7 @@ import {
   type Runtime,
   type Scope,
 } from "../../../core/index.ts";
+import { http } from "../../../plugins/frontends/index.ts";
 import { apiKeys, type KeyService } from "../../../plugins/guards/index.ts";
 import type { Store } from "../../../plugins/stores/_store.ts";
 import { postgres, redis } from "../../../plugins/stores/index.ts";
@@ -534,6 +535,40 @@ describe("nodes that share a store", () => {
     store.broken = false;
     await runtime.advance(1_000);
     await node.keys.create({ name: "y" }, "me");
+  });
+});
+
+describe("a node that no client can call, for want of a key", () => {
+  const NONE = expect.stringContaining("`aimo keys create --name …` makes one");
+
+  async function warnings(...plugins: Plugin[]): Promise<string[]> {
+    const lines: string[] = [];
+    const log: Plugin = {
+      name: "observer-lines",
+      enforce: "pre",
+      provides: ["log"],
+      setup: (node) => node.provide("log", (level, message) => void (level === "warn" && lines.push(message))),
+    };
+    const node = await createNode({ plugins: [log, ...plugins], dataDir: data });
+    await node.close();
+    return lines;
+  }
+  let data: string;
+  beforeEach(() => void (data = folder()));
+
+  it("says so when it starts, until there is one", async () => {
+    expect(await warnings(apiKeys(), http({ port: 0 }))).toEqual([NONE]);
+    const node = await start({ dataDir: data });
+    await node.keys.create({ name: "x" }, "me");
+    await node.close();
+    expect(await warnings(apiKeys(), http({ port: 0 }))).toEqual([]);
+  });
+
+  it("is none where the config has a key, another guard lets clients in, or none can come", async () => {
+    const other: Plugin = { name: "guard-other", provides: ["auth"] };
+    expect(await warnings(apiKeys({ keys: ["sk-0123456789"] }), http({ port: 0 }))).toEqual([]);
+    expect(await warnings(apiKeys(), other, http({ port: 0 }))).toEqual([]);
+    expect(await warnings(apiKeys())).toEqual([]);
   });
 });
 

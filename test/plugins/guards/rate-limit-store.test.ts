@@ -1,9 +1,10 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { AimoError, createNode, type AimoNode, type Origin } from "../../../core/index.ts";
-import { rateLimit, type RateLimitOptions } from "../../../plugins/guards/index.ts";
+import { AimoError, createNode, type AimoNode, type Origin, type Plugin } from "../../../core/index.ts";
+import { apiKeys, rateLimit, trust, type RateLimitOptions } from "../../../plugins/guards/index.ts";
+import { ledger } from "../../../plugins/observers/index.ts";
 import { redis } from "../../../plugins/stores/index.ts";
 import { openLocal } from "../../../plugins/stores/_local.ts";
-import type { Store } from "../../../plugins/stores/_store.ts";
+import { checkStore, type Store } from "../../../plugins/stores/_store.ts";
 import { provider, whole } from "../../kit/local.ts";
 import { missingRedis, startRedis } from "../../kit/redis.ts";
 import { createVirtualRuntime } from "../../kit/virtual-runtime.ts";
@@ -132,12 +133,15 @@ it("a store learns of clients and providers by a hash alone", async () => {
   for (const key of on.keys) expect(key).toMatch(/^rate:(client|provider):[\w-]{43}:(requests|tokens|calls)$/);
 });
 
-it("a store must stand before the limits that use it", async () => {
-  const store = { name: "store-test", provides: ["store"] as const, setup: () => undefined };
-  await expect(createNode({ plugins: [rateLimit(), store] })).rejects.toMatchObject({
+it.each([rateLimit(), apiKeys(), trust(), ledger()])("a store must stand before $name, which uses it", async (user) => {
+  const store: Plugin = { name: "store-test", provides: ["store"], setup: () => undefined };
+  const refusal = {
     code: "CONFIG_INVALID",
-    message: "store-test must stand before guard-rate-limit in `plugins`, which uses it.",
-  });
+    message: `store-test must stand before ${user.name} in \`plugins\`, which uses it.`,
+  };
+  await expect(createNode({ plugins: [user, store] })).rejects.toMatchObject(refusal);
+  expect(() => checkStore([user, store])).toThrow(expect.objectContaining(refusal));
+  for (const right of [[store, user], [user], [store]]) expect(() => checkStore(right)).not.toThrow();
 });
 
 describe.skipIf(noRedis !== undefined)("over two nodes that share a Redis", () => {

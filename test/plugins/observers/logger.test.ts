@@ -115,6 +115,24 @@ describe("one line per call", () => {
   });
 });
 
+it("tells where a plugin failed, and not what it said", async () => {
+  const out = lines();
+  const broken: Plugin = {
+    name: "router-broken",
+    router: {
+      select: () => {
+        throw new TypeError("what the client wrote\n    at a place in its prompt");
+      },
+    },
+  };
+  await using node = await start(out, answer, {}, [broken]);
+  await collect(node, chat("org/m"));
+  const line = lineOf(out, "call");
+  expect(line).toMatchObject({ code: "PLUGIN_FAILED", error: "The router router-broken failed." });
+  expect(line?.["detail"]).toMatch(/^TypeError at .*logger\.test\.ts:\d+/);
+  expect(out.text).not.toMatch(/client wrote|its prompt/);
+});
+
 it("writes the code alone of an error that an upstream or a peer has told", async () => {
   const out = lines();
   await using node = await start(out, () => {
