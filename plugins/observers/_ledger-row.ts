@@ -54,7 +54,7 @@ export interface Row {
   readonly toldNano: number | null;
   /** The price of the model's card for these tokens. */
   readonly pricedNano: number | null;
-  /** What counts: what was told, else the price; 0 where there is neither. */
+  /** What counts: what was told, of a peer no more than the price; else the price; 0 where there is neither. */
   readonly costNano: number;
   /** base64 of the bytes that were signed, and of the signature; of a `served` one it is made when it is exported. */
   readonly receipt: string | null;
@@ -119,7 +119,7 @@ export function rowOf(
     ...counted,
     toldNano: told ?? null,
     pricedNano: priced ?? null,
-    costNano: told ?? priced ?? 0,
+    costNano: (isAboveCard(target, told, priced) ? priced : (told ?? priced)) ?? 0,
     receipt: receipt ? base64(receipt.raw) : null,
     // Nobody has asked for a signature of what the node told itself, and it costs more than all the rest.
     signature: receipt && role !== "served" ? base64(receipt.signature) : null,
@@ -128,6 +128,11 @@ export function rowOf(
 
 export function clientOf({ client, peer, kind }: Origin): string {
   return clean(client ?? peer ?? kind);
+}
+
+/** What a node's own upstream tells it has to pay; a peer it has chosen by its card. A hundredth may be rounding. */
+function isAboveCard({ local }: Target, told: number | undefined, priced: number | undefined): boolean {
+  return !local && told !== undefined && priced !== undefined && told > 1 + priced * 1.01;
 }
 
 function roleOf({ kind }: Origin, { local }: Target): Role {

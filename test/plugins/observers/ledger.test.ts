@@ -136,7 +136,7 @@ describe("a call", () => {
   it("that a peer answered is booked by both sides, with the same receipt, which can be checked", async () => {
     const [gateway, other] = (await linked(
       [],
-      [priced("p", telling({ promptTokens: 10, completionTokens: 3, cost: 0.5 }))],
+      [priced("p", telling({ promptTokens: 10, completionTokens: 3, cost: 0.000_015 }))],
     )) as [AimoNode, AimoNode];
     await collect(gateway, chat("m", { stream: true }), { origin: origin({ client: "ann" }) });
     const [asked, ...no] = await rowsOf(gateway);
@@ -151,8 +151,8 @@ describe("a call", () => {
         outcome: "complete",
         bytes: 6,
         passedBytes: 6,
-        costNano: 5e8,
-        toldNano: 5e8,
+        costNano: 15_000,
+        toldNano: 15_000,
         pricedNano: 16_000,
         receipt: asked?.receipt,
         signature: asked?.signature,
@@ -438,6 +438,18 @@ describe("what it cost", () => {
     const node = await start([priced("p", whole("x".repeat(10_000), 400))]);
     await collect(node, chat("m"));
     expect(await rowsOf(node)).toMatchObject([{ status: 400, costNano: 0, promptTokens: 0, estimated: false }]);
+  });
+
+  it("is of a peer the price of its card at the most, whatever it tells", async () => {
+    const [gateway, other] = (await linked(
+      [],
+      [priced("p", telling({ promptTokens: 10, completionTokens: 3, cost: 0.5 }))],
+    )) as [AimoNode, AimoNode];
+    await collect(gateway, chat("m", { stream: true }));
+    expect(await rowsOf(gateway)).toMatchObject([{ toldNano: 5e8, pricedNano: 16_000, costNano: 16_000 }]);
+    expect(await rowsOf(other)).toMatchObject([{ toldNano: 5e8, pricedNano: 16_000, costNano: 5e8 }]);
+    const { data } = await gateway.use("ledger").usage({ by: "provider" });
+    expect(data).toMatchObject([{ overpriced: 1 }]);
   });
 
   it("shows where a provider says another cost than its card, and how much more", async () => {
