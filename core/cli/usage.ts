@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import type { Usage, UsageList } from "../../plugins/observers/_ledger-query.ts";
+import { toTime, type Usage, type UsageList } from "../../plugins/observers/_ledger-query.ts";
 import { AimoError } from "../error.ts";
 import { findNode, getApi, OR_URL, toApi, type Asked, type Running } from "./ask.ts";
 import { compare } from "./compare.ts";
@@ -38,7 +38,11 @@ export async function usage(options: UsageOptions): Promise<void> {
   show(await running.ask<UsageList>(`/usage?${query({ ...asked, by })}`), options);
 }
 
+/** Throws CONFIG_INVALID for what is no time. */
 function rangeOf({ since, until, client }: UsageOptions): Wanted {
+  for (const [flag, text] of Object.entries({ "--since": since, "--until": until }))
+    if (text !== undefined && toTime(text, 0) === undefined)
+      throw new AimoError("CONFIG_INVALID", `${flag} must be a date, or how long ago: 30m, 24h, 7d, 4w.`);
   return { since, ...(until !== undefined && { until }), ...(client !== undefined && { client }) };
 }
 
