@@ -2,7 +2,7 @@ import { AimoError } from "../../core/error.ts";
 import type { Headers, ModelCard, Usage } from "../../core/frame.ts";
 import type { Reply, Wait } from "../../core/parts.ts";
 import { createEventSplitter, hasEnd, readEvents } from "../providers/_events.ts";
-import { upstreamError } from "../providers/_relay.ts";
+import { upstreamError } from "../providers/_answer.ts";
 import { findUsage, withCost } from "../providers/_usage.ts";
 import type { OldResponse } from "./_old-frames.ts";
 
