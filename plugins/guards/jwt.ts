@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { createLocalJWKSet, type JSONWebKeySet, type JWTPayload } from "jose";
 import type { Allowance, Origin, Scope } from "../../core/call.ts";
@@ -8,7 +7,7 @@ import type { AimoNode } from "../../core/node.ts";
 import type { Awaitable } from "../../core/parts.ts";
 import type { Plugin } from "../../core/plugin.ts";
 import { checkModels, checkTarget } from "./_allow.ts";
-import { allowanceOf, granted, hasScope } from "./_grant.ts";
+import { allowanceOf, granted, hasScope, sha256 } from "./_grant.ts";
 import { fetchKeys, type IssuerKeys } from "./_jwks.ts";
 import { isForAnother, sentKey } from "./_sent-key.ts";
 import { PUBLIC, schema, type Given } from "./_jwt-options.ts";
@@ -64,7 +63,7 @@ const KNOWN = 4_096;
 export function jwt(options: JwtOptions): Plugin {
   const { secret, ...given } = checkOptions("guard-jwt", schema, options);
   const { issuer, jwks, name } = given;
-  const shown = { ...given, ...(secret !== undefined && { secret: `sha256:${sha256(secret).slice(0, 8)}` }) };
+  const shown = { ...given, ...(secret !== undefined && { secret: `sha256:${sha256(secret).toString("hex", 0, 4)}` }) };
   const usual = secret === undefined ? PUBLIC : ["HS256"];
   let settings: Omit<Given, "secret"> = given;
   let terms = termsOf(given, usual);
@@ -120,7 +119,7 @@ export function jwt(options: JwtOptions): Plugin {
         if (origin.kind !== "client") return;
         keys.freshen();
         const text = sentKey(origin.headers);
-        const digest = text === undefined ? "" : sha256(text);
+        const digest = text === undefined ? "" : sha256(text).toString("hex");
         const found = known.get(digest);
         if (found) return enter(origin, scope, found);
         if (text !== undefined && isOwn(text)) return check(text, digest).then((fresh) => enter(origin, scope, fresh));
@@ -191,8 +190,4 @@ function scopesIn(claims: JWTPayload, { call, read = [], admin = [] }: Given["sc
   const said = saidBy(claims);
   const wanted = { call, read, admin };
   return SCOPES.filter((scope) => wanted[scope]?.some((each) => said.has(each)) ?? true);
-}
-
-function sha256(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
 }

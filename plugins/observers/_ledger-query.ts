@@ -36,24 +36,13 @@ export const rowsQuery = z.strictObject({
 export type UsageQuery = z.output<typeof usageQuery>;
 export type RowsQuery = z.output<typeof rowsQuery>;
 
-/** What attempts of one model, client, provider or day came to. Money is US$. */
-export interface Usage {
-  readonly key: string;
-  readonly role: Row["role"];
-  readonly calls: number;
-  readonly attempts: number;
-  readonly failed: number;
-  readonly cancelled: number;
-  /** Attempts whose tokens are guessed. */
-  readonly estimated: number;
-  readonly bytes: number;
-  readonly promptTokens: number;
-  readonly completionTokens: number;
+/** What attempts of one model, client, provider or day came to. */
+export type Usage = Omit<Sum, "costNano" | "overNano"> & {
+  /** US$ */
   readonly cost: number;
-  /** Attempts whose told cost is not the card's price for their tokens, and what was told above it. */
-  readonly overpriced: number;
+  /** What was told above the price of the cards. US$ */
   readonly over: number;
-}
+};
 
 export interface UsageList {
   readonly object: "list";
